@@ -1,0 +1,213 @@
+//! Rule files -> `RouteTable`, or all problems at once.
+//!
+//! Input: the texts of a rule directory. Output: the compiled table, with warnings; or every error there is. Must not:
+//! let a table exist that has an error in it (law 2), read files, or stop at the first problem.
+
+mod backends;
+mod policy;
+mod routes;
+
+use crate::file::{Defaults, RuleFile};
+use crate::ids::{DEFAULT_ROUTE, Revision, valid_name};
+use crate::lookup::{Entry, Index};
+use crate::overlap;
+use crate::problem::{Place, Problem, Source, any_error};
+use crate::read::read;
+use crate::table::{Backend, Cohort, Policy, Route, RouteTable};
+use std::collections::HashMap;
+use std::sync::Arc;
+use xxhash_rust::xxh3::{Xxh3, xxh3_64};
+
+/// A file that was read, kept with the text it came from so that a reload reads only what changed.
+#[derive(Clone, Debug)]
+pub struct ReadFile {
+    pub source: Source,
+    pub rules: Arc<RuleFile>,
+}
+
+/// Reads every source. All files are tried, so that problems of all of them are seen.
+pub fn read_all(sources: &[Source]) -> Result<Vec<ReadFile>, Vec<Problem>> {
+    let mut files = Vec::with_capacity(sources.len());
+    let mut problems = Vec::new();
+    for (number, source) in sources.iter().enumerate() {
+        match read(number, &source.text) {
+            Ok(rules) => files.push(ReadFile { source: source.clone(), rules: Arc::new(rules) }),
+            Err(found) => problems.extend(found),
+        }
+    }
+    if problems.is_empty() { Ok(files) } else { Err(problems) }
+}
+
+/// Reads and compiles.
+pub fn compile_sources(sources: &[Source]) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {
+    compile(&read_all(sources)?)
+}
+
+/// Compiles files that were read; warnings come with the table.
+pub fn compile(files: &[ReadFile]) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {
+    let mut lowering = Lowering::default();
+    let defaults = lowering.defaults(files);
+    lowering.backends(files);
+    lowering.cohorts(files);
+    lowering.freezes(files);
+    lowering.base = Arc::new(lowering.base_policy(defaults.as_ref()));
+    lowering.route_ids(files);
+    for (number, file) in files.iter().enumerate() {
+        for (position, route) in file.rules.routes.iter().enumerate() {
+            lowering.route(number, position, route);
+        }
+    }
+    lowering.egress(files);
+    let has_default = lowering.default_route(defaults.as_ref());
+    lowering.finish(files, has_default)
+}
+
+/// Everything built so far, and every problem found so far.
+#[derive(Default)]
+struct Lowering {
+    problems: Vec<Problem>,
+    backends: Vec<Backend>,
+    backend_ids: HashMap<Box<str>, u32>,
+    cohorts: Vec<Cohort>,
+    cohort_ids: HashMap<Box<str>, u32>,
+    groups: Vec<Box<str>>,
+    base: Arc<Policy>,
+    routes: Vec<Route>,
+    /// Ids of all routes of all files, with their place: for duplicates and `after`.
+    route_ids: HashMap<String, (usize, usize)>,
+}
+
+impl Lowering {
+    fn error(&mut self, code: &'static str, file: usize, path: &str, text: impl Into<String>, expected: &str) {
+        let problem = Problem::error(code, Place::field(file, path), text);
+        self.problems.push(if expected.is_empty() { problem } else { problem.expected(expected) });
+    }
+
+    /// The `defaults` of the one file that has them.
+    fn defaults(&mut self, files: &[ReadFile]) -> Option<(usize, Defaults)> {
+        let mut found: Option<(usize, Defaults)> = None;
+        for (number, file) in files.iter().enumerate() {
+            let Some(defaults) = &file.rules.defaults else { continue };
+            if let Some((first, _)) = &found {
+                let text = format!("`defaults` stand in {} already", files[*first].source.name);
+                self.error("defaults_duplicate", number, "defaults", text, "one `defaults` in the whole directory");
+            } else {
+                found = Some((number, defaults.clone()));
+            }
+        }
+        found
+    }
+
+    fn name(&mut self, what: &str, file: usize, path: &str, name: &str) {
+        if !valid_name(name) {
+            let text = format!("`{name}` cannot name a {what}");
+            self.error("name_invalid", file, path, text, "1 to 64 of a-z, A-Z, 0-9, `-`, `_`, `.`, starting with a letter or digit");
+        }
+    }
+
+    fn route_ids(&mut self, files: &[ReadFile]) {
+        for (number, file) in files.iter().enumerate() {
+            for (position, route) in file.rules.routes.iter().enumerate() {
+                let path = format!("routes[{position}].id");
+                self.name("route", number, &path, &route.id);
+                if route.id == DEFAULT_ROUTE || route.id == "none" || route.id == "all" {
+                    let text = format!("`{}` is a reserved id", route.id);
+                    self.error("id_reserved", number, &path, text, "another id; `default`, `none` and `all` have meanings of their own");
+                }
+                if let Some((first, at)) = self.route_ids.insert(route.id.clone(), (number, position)) {
+                    let line = crate::locate::locate(&files[first].source.text).nearest(&format!("routes[{at}].id")).line;
+                    let text = format!("the id `{}` is taken by {}:{line}", route.id, files[first].source.name);
+                    self.error("id_duplicate", number, &path, text, "an id of its own");
+                }
+            }
+        }
+    }
+
+    /// The route for what nothing claims: the last in the table, in no index.
+    fn default_route(&mut self, defaults: Option<&(usize, Defaults)>) -> bool {
+        let Some((file, Defaults { legacy: Some(name), .. })) = defaults else { return false };
+        let Some(backend) = self.backend_ids.get(name.as_str()).copied() else {
+            self.error("backend_unknown", *file, "defaults.legacy", format!("no backend is called `{name}`"), "a name under `backends`");
+            return false;
+        };
+        let cohort = self.own_cohort(DEFAULT_ROUTE);
+        self.routes.push(Route {
+            id: DEFAULT_ROUTE.into(),
+            owner: None,
+            group: None,
+            matches: Vec::new(),
+            action: crate::table::Action::Forward,
+            stage: crate::table::Stage::Legacy,
+            cohort,
+            backends: [Some(backend), None],
+            effects: crate::file::Effects::Unsafe,
+            policy: self.base.clone(),
+            origin: (*file as u32, u32::MAX),
+        });
+        true
+    }
+
+    fn finish(mut self, files: &[ReadFile], has_default: bool) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {
+        if any_error(&self.problems) {
+            return Err(self.problems);
+        }
+        let table = {
+            let routes = &self.routes;
+            let entries = routes.iter().enumerate().flat_map(|(number, route)| {
+                (0..route.matches.len()).map(move |at| Entry { route: number as u32, alternative: at as u16 })
+            });
+            let index = Index::build(entries, |entry| &routes[entry.route as usize].matches[usize::from(entry.alternative)]);
+            RouteTable {
+                revision: revision(files),
+                any_normalise: routes.iter().any(|route| route.policy.normalise),
+                by_id: routes.iter().enumerate().map(|(at, route)| (route.id.clone(), at as u32)).collect(),
+                has_default,
+                index,
+                routes: self.routes,
+                backends: self.backends,
+                cohorts: self.cohorts,
+                groups: self.groups,
+            }
+        };
+        self.problems.extend(overlap::check(&table));
+        if any_error(&self.problems) { Err(self.problems) } else { Ok((table, self.problems)) }
+    }
+}
+
+/// Over the meaning, not the text: comments, order of routes and division into files do not change it; tests do not either.
+fn revision(files: &[ReadFile]) -> Revision {
+    let mut parts: Vec<u64> = Vec::new();
+    let mut buffer = Vec::new();
+    let mut add = |kind: &str, value: &dyn erased::Json| {
+        buffer.clear();
+        buffer.extend_from_slice(kind.as_bytes());
+        value.write(&mut buffer);
+        parts.push(xxh3_64(&buffer));
+    };
+    for ReadFile { rules, .. } in files {
+        rules.routes.iter().for_each(|route| add("route", route));
+        rules.backends.iter().for_each(|backend| add("backend", &backend));
+        rules.cohorts.iter().for_each(|cohort| add("cohort", &cohort));
+        rules.freezes.iter().for_each(|freeze| add("freeze", freeze));
+        rules.egress.iter().for_each(|egress| add("egress", egress));
+        rules.defaults.iter().for_each(|defaults| add("defaults", defaults));
+    }
+    parts.sort_unstable();
+    let mut hash = Xxh3::new();
+    parts.iter().for_each(|part| hash.update(&part.to_le_bytes()));
+    Revision::from_hash(hash.digest())
+}
+
+/// Serialisation behind a reference, so that one closure can hash every kind of part.
+mod erased {
+    pub trait Json {
+        fn write(&self, out: &mut Vec<u8>);
+    }
+
+    impl<T: serde::Serialize> Json for T {
+        fn write(&self, out: &mut Vec<u8>) {
+            // Writing our own shapes to memory has no way to fail; a part left out would only change the hash.
+            let _ = serde_json::to_writer(out, self);
+        }
+    }
+}

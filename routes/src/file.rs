@@ -1,0 +1,498 @@
+//! The raw shapes of a rule file: what may be written, with no meaning yet. The only module that sees serde_yaml's types
+//! is `read`; everything after works on these structs.
+//!
+//! Input: YAML. Output: `RuleFile`. Must not: know whether names resolve or stages make sense; that is `compile`.
+
+use crate::forms::{OneOrMany, TextOrMap, UniqueMap, text_or_map};
+use crate::ids::Side;
+use crate::terms::{Condition, FailureKind, KeySource, LatencyBound, Parity, RateBound};
+use crate::units::{ByteSize, Percent, Rate, Span};
+use ipnet::IpNet;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::borrow::Cow;
+
+/// Serde and schema derives with unknown fields refused, for a list of structs.
+macro_rules! shapes {
+    ($($(#[$meta:meta])* pub struct $name:ident { $($body:tt)* })*) => {
+        $($(#[$meta])*
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+        #[serde(deny_unknown_fields)]
+        pub struct $name { $($body)* })*
+    };
+}
+
+/// Serde and schema derives for enums written as one lower-case word.
+macro_rules! words {
+    ($($(#[$meta:meta])* pub enum $name:ident { $($body:tt)* })*) => {
+        $($(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum $name { $($body)* })*
+    };
+}
+
+shapes! {
+    /// One file of a rule directory. All files of the directory together make one rule set; their order never matters.
+    pub struct RuleFile {
+        /// The version of this format: 1.
+        pub version: u32,
+        pub defaults: Option<Defaults>,
+        #[serde(default)]
+        pub backends: UniqueMap<Backend>,
+        #[serde(default)]
+        pub cohorts: UniqueMap<Cohort>,
+        /// Times in which no share is raised; lowering is always possible.
+        #[serde(default)]
+        pub freezes: Vec<Freeze>,
+        #[serde(default)]
+        pub routes: Vec<Route>,
+        /// Requests and the route they must take; run by `banyan check` and before every reload.
+        #[serde(default)]
+        pub tests: Vec<Test>,
+        #[serde(default)]
+        pub egress: Vec<Egress>,
+    }
+
+    /// What holds for every route that does not say otherwise. May stand in one file only.
+    pub struct Defaults {
+        /// The backend that gets every request no route claims.
+        pub legacy: Option<String>,
+        pub timeouts: Option<Timeouts>,
+        pub paths: Option<PathsMode>,
+        pub encoded_slash: Option<EncodedSlash>,
+    }
+
+    /// A named place that requests can be sent to.
+    pub struct Backend {
+        /// `http://` or `https://` and an authority; several are balanced.
+        pub urls: Option<Vec<String>>,
+        pub lambda: Option<Lambda>,
+        /// `preserve` (default: the client's Host), `backend` (the URL's host; default with `sign`) or a literal name.
+        pub host: Option<String>,
+        pub tls: Option<BackendTls>,
+        pub protocol: Option<Protocol>,
+        pub connections: Option<Connections>,
+        pub health: Option<Health>,
+        pub sign: Option<Sign>,
+        /// Requests a second this backend can take, for the headroom check.
+        pub capacity_rps: Option<u32>,
+    }
+
+    pub struct Lambda {
+        pub function: String,
+        pub qualifier: Option<String>,
+        pub region: Option<String>,
+        pub payload: Option<Payload>,
+    }
+
+    pub struct BackendTls {
+        /// PEM file of the authorities that may sign the backend's certificate; system roots when absent.
+        pub ca: Option<String>,
+        /// PEM file of the client certificate to show; needs `key`.
+        pub cert: Option<String>,
+        pub key: Option<String>,
+        /// The name sent as SNI and checked in the certificate; the URL's host when absent.
+        pub server_name: Option<String>,
+    }
+
+    /// A hard cap of connections, then a bounded queue.
+    pub struct Connections {
+        pub max: u32,
+        pub queue: Option<u32>,
+        pub queue_wait: Option<Span>,
+    }
+
+    /// Active checks: a GET of `path` on every address; 200 to 399 is healthy.
+    pub struct Health {
+        pub path: String,
+        pub interval: Option<Span>,
+        pub timeout: Option<Span>,
+        pub unhealthy_after: Option<u32>,
+        pub healthy_after: Option<u32>,
+    }
+
+    pub struct Sign {
+        pub service: String,
+        pub region: String,
+    }
+
+    pub struct Cohort {
+        /// The first source that is present gives the user's key; `own_cookie` is used when none is.
+        pub key: Vec<KeySource>,
+        /// Always serverless once the route's stage is canary or later.
+        #[serde(default)]
+        pub allow: Vec<Condition>,
+        /// Always legacy.
+        #[serde(default)]
+        pub deny: Vec<Condition>,
+    }
+
+    pub struct Freeze {
+        pub name: String,
+        #[schemars(with = "String")]
+        pub from: jiff::civil::DateTime,
+        #[schemars(with = "String")]
+        pub to: jiff::civil::DateTime,
+        /// An IANA time zone such as `Europe/Berlin`.
+        pub zone: String,
+    }
+
+    pub struct Route {
+        /// Unique in the rule set; letters, digits, `-`, `_` and `.`.
+        pub id: String,
+        pub owner: Option<String>,
+        /// Routes of one group share a kill switch.
+        pub group: Option<String>,
+        #[serde(rename = "match")]
+        pub matches: OneOrMany<Match>,
+        /// The backend of the legacy side.
+        pub legacy: Option<String>,
+        /// The backend of the serverless side.
+        pub serverless: Option<String>,
+        pub cohort: Option<String>,
+        pub effects: Option<Effects>,
+        pub stage: Option<StageWord>,
+        /// With stage canary: the share of the keys that go to serverless.
+        pub share: Option<Percent>,
+        pub shadow: Option<Box<Shadow>>,
+        pub ramp: Option<Box<Ramp>>,
+        /// Routes that must be at least at this route's stage first.
+        #[serde(default)]
+        pub after: Vec<String>,
+        pub point_of_no_return: Option<bool>,
+        pub fallback: Option<Box<Fallback>>,
+        pub rewrite: Option<Box<Rewrite>>,
+        pub request_headers: Option<Box<HeaderEdits>>,
+        pub response_headers: Option<Box<HeaderEdits>>,
+        pub timeouts: Option<Box<Timeouts>>,
+        pub retry: Option<Box<Retry>>,
+        /// Who goes first under overload.
+        pub priority: Option<Priority>,
+        pub require: Option<Box<Require>>,
+        pub limit: Option<Box<Limit>>,
+        pub cors: Option<Box<Cors>>,
+        pub paths: Option<PathsMode>,
+        pub encoded_slash: Option<EncodedSlash>,
+        pub redirect: Option<Box<Redirect>>,
+        pub respond: Option<Box<Respond>>,
+    }
+
+    /// All fields given must hold. Exactly one of `path`, `prefix` and `regex`, or none for every path.
+    pub struct Match {
+        pub host: Option<String>,
+        /// Exact, or a template: `/orders/{id}`, `/files/{rest*}`.
+        pub path: Option<String>,
+        pub prefix: Option<String>,
+        pub regex: Option<String>,
+        /// With `regex` only, and needed there: higher is tried first.
+        pub priority: Option<i32>,
+        pub methods: Option<Vec<String>>,
+        #[serde(default)]
+        pub headers: UniqueMap<ValueMatch>,
+        #[serde(default)]
+        pub query: UniqueMap<ValueMatch>,
+        #[serde(default)]
+        pub cookies: UniqueMap<ValueMatch>,
+        /// The name of a listener of the settings.
+        pub listener: Option<String>,
+    }
+
+    pub struct Shadow {
+        pub sample: Option<Percent>,
+        pub max_body: Option<ByteSize>,
+        #[serde(default)]
+        pub ignore: Vec<String>,
+        /// How requests that are not safe are shadowed; needed where `effects` is not `safe`.
+        pub policy: Option<ShadowPolicy>,
+    }
+
+    pub struct Ramp {
+        pub steps: Vec<Step>,
+        pub hold_each: Option<Span>,
+        pub advance_when: Option<AdvanceWhen>,
+        pub roll_back_when: Option<RollBackWhen>,
+        pub ceiling: Option<Ceiling>,
+    }
+
+    pub struct AdvanceWhen {
+        pub parity: Option<Parity>,
+        pub coverage: Option<Percent>,
+        pub error_rate: Option<RateBound>,
+        pub p99: Option<LatencyBound>,
+    }
+
+    pub struct RollBackWhen {
+        pub error_rate: RateBound,
+        #[serde(rename = "for")]
+        pub for_: Span,
+        pub min_requests: Option<u32>,
+    }
+
+    pub struct Ceiling {
+        pub rps: Option<u32>,
+        pub failures_per_day: Option<u32>,
+    }
+
+    /// After a failed try on serverless: the same request to legacy.
+    pub struct Fallback {
+        pub to: Side,
+        pub on: Vec<FailureKind>,
+        /// Only while the request is not older than this.
+        pub within: Option<Span>,
+    }
+
+    /// Edits of the path and host on the way in, of `Location` and cookie domains on the way back.
+    pub struct Rewrite {
+        /// Only for requests to this side; both when absent.
+        pub side: Option<Side>,
+        /// A template with the names of the match: `/v2/orders/{id}`.
+        pub path: Option<String>,
+        /// Replaces the literal part that was matched.
+        pub prefix: Option<String>,
+        pub host: Option<String>,
+        /// `public`: a `Location` on the backend's own address is turned back into the address the client used.
+        pub location: Option<LocationMode>,
+        /// Replaces the `Domain` of every `Set-Cookie` that has one.
+        pub cookie_domain: Option<String>,
+    }
+
+    pub struct HeaderEdits {
+        #[serde(default)]
+        pub set: UniqueMap<String>,
+        #[serde(default)]
+        pub add: UniqueMap<String>,
+        #[serde(default)]
+        pub remove: Vec<String>,
+    }
+
+    /// `0s` switches one off.
+    pub struct Timeouts {
+        pub connect: Option<Span>,
+        /// From the last byte of the request to the first of the response headers.
+        pub first_byte: Option<Span>,
+        /// One try; must fit in `total`.
+        pub per_try: Option<Span>,
+        /// From the request's headers to the response's headers, all tries together.
+        pub total: Option<Span>,
+    }
+
+    pub struct Retry {
+        /// Tries after the first, 1 to 10.
+        pub attempts: u8,
+        pub on: Vec<FailureKind>,
+        /// Retries may be at most this part of the requests of the last seconds.
+        pub budget: Option<Percent>,
+    }
+
+    pub struct Require {
+        pub api_key: Option<ApiKey>,
+        pub jwt: Option<Jwt>,
+        pub client_cert: Option<bool>,
+    }
+
+    pub struct ApiKey {
+        pub plan: String,
+    }
+
+    pub struct Jwt {
+        pub issuer: String,
+        #[serde(default)]
+        pub scopes: Vec<String>,
+    }
+
+    pub struct Limit {
+        pub key: KeySource,
+        pub rate: Rate,
+        pub burst: Option<u32>,
+    }
+
+    pub struct Cors {
+        /// Exact origins, or `*` alone.
+        pub origins: Vec<String>,
+        #[serde(default)]
+        pub methods: Vec<String>,
+        #[serde(default)]
+        pub headers: Vec<String>,
+        #[serde(default)]
+        pub expose: Vec<String>,
+        pub credentials: Option<bool>,
+        pub max_age: Option<Span>,
+    }
+
+    pub struct Redirect {
+        pub scheme: Option<Scheme>,
+        pub host: Option<String>,
+        pub port: Option<u16>,
+        pub path: Option<String>,
+        pub prefix: Option<String>,
+        /// 301, 302 (default), 303, 307 or 308.
+        pub status: Option<u16>,
+    }
+
+    pub struct Respond {
+        pub status: u16,
+        #[serde(default)]
+        pub headers: UniqueMap<String>,
+        pub body: Option<String>,
+    }
+
+    pub struct Test {
+        /// A method and an absolute URL: `GET https://shop.example.com/orders/42`.
+        pub request: String,
+        #[serde(default)]
+        pub headers: UniqueMap<String>,
+        pub listener: Option<String>,
+        /// The route that must win: an id, `default`, or `none`.
+        pub route: Option<String>,
+        pub side: Option<Side>,
+        /// The status Banyan itself must answer with.
+        pub status: Option<u16>,
+        /// The path that must be sent to the backend.
+        pub path_sent: Option<String>,
+    }
+
+    /// Who may reach what outside; everything not listed is refused.
+    pub struct Egress {
+        pub id: String,
+        pub listener: String,
+        pub callers: Callers,
+        pub to: Destination,
+        pub via: Option<Via>,
+    }
+
+    pub struct Callers {
+        #[serde(default)]
+        pub vpce: Vec<String>,
+        #[serde(default)]
+        #[schemars(with = "Vec<String>")]
+        pub cidr: Vec<IpNet>,
+        #[serde(default)]
+        pub client_cert: Vec<String>,
+    }
+
+    pub struct Destination {
+        pub host: Option<String>,
+        #[serde(default)]
+        pub domains: Vec<String>,
+        pub ports: Vec<u16>,
+        pub sni: Option<Sni>,
+    }
+
+    pub struct Via {
+        #[serde(default)]
+        #[schemars(with = "Vec<String>")]
+        pub bind: Vec<std::net::IpAddr>,
+        pub connections: Option<Connections>,
+    }
+
+    /// The map form of a value match.
+    pub struct ValueMatchMap {
+        pub regex: Option<String>,
+        pub exact: Option<String>,
+    }
+
+    /// The map form of a ramp step.
+    pub struct StepMap {
+        pub at: Percent,
+        /// How many distinct people must approve before this step.
+        pub approve: Option<u8>,
+    }
+}
+
+words! {
+    pub enum Protocol { Auto, H1, H2, H2c }
+    pub enum Payload { V1, V2, Alb }
+    pub enum Effects { Safe, Idempotent, Unsafe }
+    pub enum StageWord { Legacy, Shadow, Canary, Ramp, Serverless, Retired }
+    pub enum ShadowPolicy { Off, Sandbox, VerifyAfterWrite }
+    pub enum PathsMode { Strict, Normalise }
+    pub enum EncodedSlash { Refuse, Allow }
+    pub enum LocationMode { Public, Off }
+    pub enum Priority { Low, Normal, High }
+    pub enum Scheme { Http, Https }
+    pub enum Sni { Required }
+}
+
+/// `"1"` (exact), `present`, `{regex: "image/.*"}`; `{exact: present}` for that very word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ValueMatch {
+    Exact(String),
+    Present,
+    Regex(String),
+}
+
+impl TextOrMap for ValueMatch {
+    type Map = ValueMatchMap;
+    const EXPECTED: &'static str = "a string, `present`, or {regex: ...}; quote numbers and words such as \"true\"";
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(if text == "present" { ValueMatch::Present } else { ValueMatch::Exact(text.into()) })
+    }
+    fn from_map(map: ValueMatchMap) -> Result<Self, String> {
+        match (map.regex, map.exact) {
+            (Some(regex), None) => Ok(ValueMatch::Regex(regex)),
+            (None, Some(exact)) => Ok(ValueMatch::Exact(exact)),
+            _ => Err("expected exactly one of `regex` and `exact`".into()),
+        }
+    }
+}
+
+/// `5%` or `{at: 25%, approve: 1}`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Step {
+    pub at: Percent,
+    pub approve: u8,
+}
+
+impl TextOrMap for Step {
+    type Map = StepMap;
+    const EXPECTED: &'static str = "a percent such as `5%`, or {at: 25%, approve: 1}";
+    fn from_text(text: &str) -> Result<Self, String> {
+        Ok(Step { at: text.parse()?, approve: 0 })
+    }
+    fn from_map(map: StepMap) -> Result<Self, String> {
+        Ok(Step { at: map.at, approve: map.approve.unwrap_or(0) })
+    }
+}
+
+impl Serialize for ValueMatch {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            ValueMatch::Present => serializer.serialize_str("present"),
+            ValueMatch::Exact(text) if text != "present" => serializer.serialize_str(text),
+            ValueMatch::Exact(text) => ValueMatchMap { regex: None, exact: Some(text.clone()) }.serialize(serializer),
+            ValueMatch::Regex(text) => ValueMatchMap { regex: Some(text.clone()), exact: None }.serialize(serializer),
+        }
+    }
+}
+
+impl Serialize for Step {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self.approve {
+            0 => self.at.serialize(serializer),
+            approve => StepMap { at: self.at, approve: Some(approve) }.serialize(serializer),
+        }
+    }
+}
+
+/// `Deserialize` and schema for the two types above.
+macro_rules! text_or_map_form {
+    ($type:ty, $name:literal) => {
+        impl<'de> Deserialize<'de> for $type {
+            fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+                text_or_map(deserializer)
+            }
+        }
+        impl JsonSchema for $type {
+            fn schema_name() -> Cow<'static, str> {
+                $name.into()
+            }
+            fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+                let map = generator.subschema_for::<<$type as TextOrMap>::Map>();
+                json_schema!({ "anyOf": [{ "type": "string" }, map] })
+            }
+        }
+    };
+}
+text_or_map_form!(ValueMatch, "value_match");
+text_or_map_form!(Step, "step");

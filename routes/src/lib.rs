@@ -1,0 +1,37 @@
+//! What a route is, and all that can be decided about it: pure, without clock, randomness, files or network.
+//!
+//! ```text
+//! YAML texts -> read -> RuleFile -> compile -> RouteTable ----> find -> decide -> Decision
+//!                  \________problems_______/        \--> explain, diff, tests of the rules
+//! ```
+//!
+//! Modules stand in reading order, and a file uses only files above it.
+
+pub mod ids;
+pub mod units;
+pub mod terms;
+pub mod forms;
+pub mod file;
+pub mod locate;
+pub mod problem;
+pub mod read;
+pub mod request;
+pub mod path;
+pub mod pattern;
+pub mod lookup;
+pub mod bucket;
+pub mod rewrite;
+pub mod cors;
+pub mod table;
+pub mod decide;
+pub mod override_header;
+pub mod automata;
+pub mod overlap;
+pub mod compile;
+pub mod request_line;
+pub mod explain;
+pub mod rule_tests;
+pub mod support;
+pub mod diff;
+pub mod fmt;
+pub mod schema;

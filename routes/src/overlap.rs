@@ -1,0 +1,337 @@
+//! Routes that tie, and routes that nothing can reach: both are load errors, shown with a request.
+//!
+//! Input: a built table. Output: problems. Must not: report a tie that a more specific route wins, or a route as
+//! unreachable without proof.
+//!
+//! Ties can only be where lookup keeps two entries side by side (see `Index::groups`). A route can be hidden in two ways
+//! only: a regex behind literal routes that leave nothing over, and a prefix behind its own exact path and rest.
+
+use crate::automata::{Search, common};
+use crate::lookup::{Entry, lower};
+use crate::path::read_path;
+use crate::pattern::{Conditions, HostPattern, Matcher, PathPattern, Segment, ValuePattern};
+use crate::problem::{Place, Problem};
+use crate::request::RequestFacts;
+use crate::table::{Route, RouteTable};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+/// A request made up to show a problem.
+#[derive(Clone, Debug)]
+pub struct Sample {
+    method: Method,
+    host: String,
+    path: String,
+    query: String,
+    headers: HeaderMap,
+    listener: String,
+    shown: Vec<String>,
+}
+
+/// All ties and all unreachable routes.
+pub fn check(table: &RouteTable) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for group in table.index.groups() {
+        ties(table, &group, &mut problems);
+        for entry in &group {
+            let matcher = table.matcher(*entry);
+            if group.len() > 1 || matches!(matcher.path, PathPattern::Regex(..) | PathPattern::Prefix(_)) {
+                problems.extend(unreachable(table, *entry));
+            }
+        }
+    }
+    problems
+}
+
+fn ties(table: &RouteTable, group: &[Entry], problems: &mut Vec<Problem>) {
+    for (number, first) in group.iter().enumerate() {
+        for second in &group[number + 1..] {
+            let (a, b) = (table.matcher(*first), table.matcher(*second));
+            if first.route == second.route || a.specificity() != b.specificity() {
+                continue;
+            }
+            let Some(sample) = tie(a, b) else { continue };
+            let beaten = |method: &Method| {
+                let sample = Sample { method: method.clone(), ..sample.clone() };
+                let winner = winner(table, &sample);
+                winner.is_some_and(|winner| table.matcher(winner).specificity() > a.specificity())
+            };
+            let methods = common_methods(&a.conditions.methods, &b.conditions.methods).unwrap_or_default();
+            if !methods.is_empty() && methods.iter().all(beaten) {
+                continue;
+            }
+            let (earlier, later) = order(table.route(first.route), table.route(second.route));
+            let text = format!("ties with route \"{}\" on {}", earlier.id, sample.show());
+            let problem = Problem::error("overlap", place(later, "match"), text).route(&*later.id);
+            problems.push(problem.expected("matches that differ in precedence, or that no request satisfies both of"));
+        }
+    }
+}
+
+/// By where they were written, so that the later one is blamed.
+fn order<'r>(a: &'r Route, b: &'r Route) -> (&'r Route, &'r Route) {
+    if a.origin <= b.origin { (a, b) } else { (b, a) }
+}
+
+fn place(route: &Route, field: &str) -> Place {
+    Place::field(route.origin.0 as usize, format!("routes[{}].{field}", route.origin.1))
+}
+
+/// A request that both hold for, or `None` when there cannot be one.
+fn tie(a: &Matcher, b: &Matcher) -> Option<Sample> {
+    let (x, y) = (&a.conditions, &b.conditions);
+    if x.listener.is_some() && y.listener.is_some() && x.listener != y.listener {
+        return None;
+    }
+    let method = common_methods(&x.methods, &y.methods)?.into_iter().next().unwrap_or(Method::GET);
+    let path = match (&a.path, &b.path) {
+        (PathPattern::Regex(a, _), PathPattern::Regex(b, _)) => match common(&[a.as_str(), b.as_str(), "/.*"], &[]) {
+            Search::Witness(path) => path,
+            Search::Disjoint => return None,
+            Search::TooLarge => "/...".to_owned(),
+        },
+        _ => sample_path(&a.path),
+    };
+    let mut sample = Sample::new(&a.host, method, path);
+    sample.listener = x.listener.as_deref().or(y.listener.as_deref()).unwrap_or("").to_owned();
+    let headers = merged(named(&x.headers), named(&y.headers))?;
+    headers.into_iter().for_each(|(name, value)| sample.header(name, &value));
+    let query = merged(text(&x.query), text(&y.query))?;
+    query.into_iter().for_each(|(key, value)| sample.query(key, &value));
+    let cookies = merged(text(&x.cookies), text(&y.cookies))?;
+    sample.cookies(&cookies);
+    Some(sample)
+}
+
+/// `Some(empty)` when both take every method.
+fn common_methods(a: &[Method], b: &[Method]) -> Option<Vec<Method>> {
+    match (a.is_empty(), b.is_empty()) {
+        (true, true) => Some(Vec::new()),
+        (true, false) => Some(b.to_vec()),
+        (false, true) => Some(a.to_vec()),
+        (false, false) => {
+            let both: Vec<Method> = a.iter().filter(|method| b.contains(method)).cloned().collect();
+            (!both.is_empty()).then_some(both)
+        }
+    }
+}
+
+type Named<'a> = Vec<(&'a str, &'a ValuePattern)>;
+
+fn named(headers: &[(HeaderName, ValuePattern)]) -> Named<'_> {
+    headers.iter().map(|(name, pattern)| (name.as_str(), pattern)).collect()
+}
+
+fn text(values: &[(Box<str>, ValuePattern)]) -> Named<'_> {
+    values.iter().map(|(name, pattern)| (&**name, pattern)).collect()
+}
+
+/// One value per name that satisfies both lists, or `None` when they contradict each other.
+fn merged<'a>(a: Named<'a>, b: Named<'a>) -> Option<Vec<(&'a str, String)>> {
+    let mut names: Vec<&str> = a.iter().chain(&b).map(|(name, _)| *name).collect();
+    names.sort_unstable();
+    names.dedup();
+    let value = |name: &'a str| {
+        let patterns: Vec<&ValuePattern> = a.iter().chain(&b).filter(|(other, _)| *other == name).map(|(_, p)| *p).collect();
+        sample_value(&patterns).map(|value| (name, value))
+    };
+    names.into_iter().map(value).collect()
+}
+
+/// A value that all patterns take.
+fn sample_value(patterns: &[&ValuePattern]) -> Option<String> {
+    let exact = patterns.iter().find_map(|pattern| match pattern {
+        ValuePattern::Exact(text) => Some(text.to_string()),
+        ValuePattern::Present | ValuePattern::Regex(_) => None,
+    });
+    if let Some(text) = exact {
+        return patterns.iter().all(|pattern| pattern.matches(Some(text.as_bytes()))).then_some(text);
+    }
+    let regexes: Vec<&str> = patterns
+        .iter()
+        .filter_map(|pattern| match pattern {
+            ValuePattern::Regex(regex) => Some(regex.as_str()),
+            ValuePattern::Exact(_) | ValuePattern::Present => None,
+        })
+        .collect();
+    if regexes.is_empty() {
+        return Some("x".into());
+    }
+    match common(&regexes, &[]) {
+        Search::Witness(text) => Some(text),
+        Search::Disjoint => None,
+        Search::TooLarge => Some("...".into()),
+    }
+}
+
+/// A path the pattern matches, with names filled by a segment that no literal route has.
+fn sample_path(pattern: &PathPattern) -> String {
+    let join = |segments: &[Segment]| {
+        let parts = segments.iter().map(|segment| match segment {
+            Segment::Literal(text) => format!("/{text}"),
+            Segment::Param(name) => format!("/{name}-7q3z"),
+        });
+        parts.collect::<String>()
+    };
+    match pattern {
+        PathPattern::Exact(text) => text.to_string(),
+        PathPattern::Prefix(text) => format!("{text}/7q3z"),
+        PathPattern::Template(segments) => join(segments),
+        PathPattern::Rest(segments, _) => format!("{}/7q3z", join(segments)),
+        PathPattern::Regex(regex, _) => match common(&[regex.as_str(), "/.*"], &[]) {
+            Search::Witness(path) => path,
+            Search::Disjoint | Search::TooLarge => "/".into(),
+        },
+    }
+}
+
+/// A problem when no request can reach this entry's route.
+fn unreachable(table: &RouteTable, entry: Entry) -> Option<Problem> {
+    let matcher = table.matcher(entry);
+    let paths = match &matcher.path {
+        PathPattern::Prefix(text) => {
+            let bare = if text.is_empty() { Vec::new() } else { vec![text.to_string()] };
+            [vec![format!("{text}/7q3z"), format!("{text}/")], bare].concat()
+        }
+        PathPattern::Regex(regex, _) => {
+            let covers = covering(table, entry);
+            let covers: Vec<&str> = covers.iter().map(String::as_str).collect();
+            match common(&[regex.as_str(), "/.*"], &covers) {
+                Search::Witness(path) => vec![path],
+                Search::Disjoint => Vec::new(),
+                Search::TooLarge => return None,
+            }
+        }
+        PathPattern::Exact(_) | PathPattern::Template(_) | PathPattern::Rest(..) => vec![sample_path(&matcher.path)],
+    };
+    let mut winner_id = None;
+    for path in paths.iter().filter(|path| read_path(path).is_ok_and(|read| read.strict_fault.is_none())) {
+        // A method of its own when none is given: nothing that names methods can take it away.
+        let methods = match matcher.conditions.methods.as_slice() {
+            [] => vec![Method::from_bytes(b"ANY-METHOD").unwrap_or(Method::GET)],
+            methods => methods.to_vec(),
+        };
+        for method in methods {
+            let Some(sample) = own_sample(matcher, method, path) else { return None };
+            let winner = winner(table, &sample)?;
+            // An equal one is a tie, which has its own problem.
+            if winner.route == entry.route || table.matcher(winner).specificity() == matcher.specificity() {
+                return None;
+            }
+            winner_id = Some(&table.route(winner.route).id);
+        }
+    }
+    let route = table.route(entry.route);
+    if matches!(matcher.path, PathPattern::Regex(..)) && !paths.is_empty() {
+        // The cover was only a part of what stands before it; without a proof it stays.
+        return None;
+    }
+    let number = usize::from(entry.alternative);
+    let field = if route.matches.len() > 1 { format!("match[{number}]") } else { "match".to_owned() };
+    let text = match winner_id {
+        Some(id) => format!("no request can reach this: route \"{id}\" takes them all"),
+        None => "no request can reach this: more specific routes take them all".to_owned(),
+    };
+    Some(Problem::error("unreachable", place(route, &field), text).route(&*route.id).expected("a match that leaves something over"))
+}
+
+/// A request with exactly what the matcher asks for.
+fn own_sample(matcher: &Matcher, method: Method, path: &str) -> Option<Sample> {
+    let conditions = &matcher.conditions;
+    let mut sample = Sample::new(&matcher.host, method, path.to_owned());
+    sample.listener = conditions.listener.as_deref().unwrap_or("7q3z").to_owned();
+    for (name, value) in merged(named(&conditions.headers), Vec::new())? {
+        sample.header(name, &value);
+    }
+    for (key, value) in merged(text(&conditions.query), Vec::new())? {
+        sample.query(key, &value);
+    }
+    sample.cookies(&merged(text(&conditions.cookies), Vec::new())?);
+    Some(sample)
+}
+
+/// Patterns of the same host that stand before a regex for every request, as regexes. At most 64: the shortest cover most.
+fn covering(table: &RouteTable, entry: Entry) -> Vec<String> {
+    let own = table.matcher(entry);
+    let mut covers: Vec<(usize, String)> = Vec::new();
+    for (number, route) in table.routes.iter().enumerate() {
+        for matcher in &route.matches {
+            let free = matcher.conditions.rank() == Conditions::default().rank();
+            if number as u32 == entry.route || !free || matcher.host != own.host {
+                continue;
+            }
+            let segments = |segments: &[Segment]| {
+                let parts = segments.iter().map(|segment| match segment {
+                    Segment::Literal(text) => format!("/{}", regex::escape(text)),
+                    Segment::Param(_) => "/[^/]+".to_owned(),
+                });
+                parts.collect::<String>()
+            };
+            covers.push(match &matcher.path {
+                PathPattern::Exact(text) => (text.len(), regex::escape(text)),
+                PathPattern::Prefix(text) => (text.len(), format!("{}(/.*)?", regex::escape(text))),
+                PathPattern::Template(parts) => (matcher.path.literal_start(), segments(parts)),
+                PathPattern::Rest(parts, _) => (matcher.path.literal_start(), format!("{}/.*", segments(parts))),
+                PathPattern::Regex(regex, priority) => match &own.path {
+                    PathPattern::Regex(_, lower) if priority > lower => (0, regex.as_str().to_owned()),
+                    _ => continue,
+                },
+            });
+        }
+    }
+    covers.sort();
+    covers.truncate(64);
+    covers.into_iter().map(|(_, text)| text).collect()
+}
+
+fn winner(table: &RouteTable, sample: &Sample) -> Option<Entry> {
+    let facts = RequestFacts {
+        method: &sample.method,
+        host: &sample.host,
+        path: &sample.path,
+        query: (!sample.query.is_empty()).then_some(&sample.query),
+        headers: &sample.headers,
+        client_ip: None,
+        listener: &sample.listener,
+    };
+    let read = read_path(&sample.path).ok()?;
+    table.winner(&facts, &read.text)
+}
+
+impl Sample {
+    fn new(host: &HostPattern, method: Method, path: String) -> Sample {
+        let host = match host {
+            HostPattern::Any => "any-host.example".to_owned(),
+            HostPattern::Exact(name) => lower(name).into_owned(),
+            HostPattern::Wildcard(suffix) => format!("any-7q3z.{suffix}"),
+        };
+        let (query, listener, shown) = (String::new(), String::new(), Vec::new());
+        Sample { method, host, path, query, headers: HeaderMap::new(), listener, shown }
+    }
+
+    fn header(&mut self, name: &str, value: &str) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+            self.headers.insert(name, value);
+        }
+        self.shown.push(format!("{name}: {value}"));
+    }
+
+    fn query(&mut self, key: &str, value: &str) {
+        let separator = if self.query.is_empty() { "" } else { "&" };
+        self.query += &format!("{separator}{key}={value}");
+    }
+
+    fn cookies(&mut self, cookies: &[(&str, String)]) {
+        if !cookies.is_empty() {
+            let line = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ");
+            self.header(header::COOKIE.as_str(), &line);
+        }
+    }
+
+    /// `GET http://host/path?query` and the headers it needs.
+    fn show(&self) -> String {
+        let query = if self.query.is_empty() { String::new() } else { format!("?{}", self.query) };
+        let mut text = format!("{} http://{}{}{query}", self.method, self.host, self.path);
+        self.shown.iter().for_each(|header| text += &format!(" with `{header}`"));
+        text
+    }
+}

@@ -1,0 +1,90 @@
+//! What the schema knows and the running proxy does not do yet. A rule set that asks for one of these is refused by `run`;
+//! ignoring it would be a promise broken in silence.
+//!
+//! Input: compiled table and files. Output: problems with the code `not_supported_yet`. Must not: outlive its entries: each
+//! goes away with the change that brings its engine.
+
+use crate::compile::ReadFile;
+use crate::file::{self, StageWord};
+use crate::locate::KEY;
+use crate::problem::{Place, Problem};
+use crate::terms::KeySource;
+
+/// One problem for every use of something that has no engine yet.
+pub fn unsupported(files: &[ReadFile]) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for (number, read) in files.iter().enumerate() {
+        let mut found = Found { file: number, problems: &mut problems };
+        read.rules.backends.iter().for_each(|(name, backend)| found.backend(name, backend));
+        read.rules.cohorts.iter().for_each(|(name, cohort)| found.cohort(name, cohort));
+        read.rules.routes.iter().enumerate().for_each(|(position, route)| found.route(position, route));
+        for position in 0..read.rules.egress.len() {
+            found.add(format!("egress[{position}]"), "egress rules");
+        }
+    }
+    problems
+}
+
+struct Found<'a> {
+    file: usize,
+    problems: &'a mut Vec<Problem>,
+}
+
+impl Found<'_> {
+    fn add(&mut self, path: String, what: &str) {
+        let text = format!("{what}: not supported yet by this version's proxy");
+        self.problems.push(Problem::error("not_supported_yet", Place::field(self.file, path), text));
+    }
+
+    fn backend(&mut self, name: &str, backend: &file::Backend) {
+        let fields = [
+            (backend.lambda.is_some(), "lambda", "calling a Lambda function by its API"),
+            (backend.sign.is_some(), "sign", "signing requests"),
+            (backend.connections.is_some(), "connections", "a cap on connections and its queue"),
+        ];
+        for (used, field, what) in fields {
+            if used {
+                self.add(format!("backends.{name}.{field}{KEY}"), what);
+            }
+        }
+    }
+
+    fn cohort(&mut self, name: &str, cohort: &file::Cohort) {
+        for (position, key) in cohort.key.iter().enumerate() {
+            if matches!(key, KeySource::Jwt(_)) {
+                self.add(format!("cohorts.{name}.key[{position}]"), "keys from verified tokens");
+            }
+        }
+        for (field, conditions) in [("allow", &cohort.allow), ("deny", &cohort.deny)] {
+            for (position, condition) in conditions.iter().enumerate() {
+                if matches!(condition.source, KeySource::Jwt(_)) {
+                    self.add(format!("cohorts.{name}.{field}[{position}]"), "conditions on verified tokens");
+                }
+            }
+        }
+    }
+
+    fn route(&mut self, position: usize, route: &file::Route) {
+        let before = self.problems.len();
+        let at = |field: &str| format!("routes[{position}].{field}{KEY}");
+        match route.stage {
+            Some(StageWord::Shadow) => self.add(format!("routes[{position}].stage"), "stage shadow"),
+            Some(StageWord::Ramp) => self.add(format!("routes[{position}].stage"), "stage ramp"),
+            Some(StageWord::Legacy | StageWord::Canary | StageWord::Serverless | StageWord::Retired) | None => {}
+        }
+        // In stages legacy and retired nothing is mirrored, so a shadow that waits there is no broken promise.
+        let mirrors = matches!(route.stage, Some(StageWord::Canary | StageWord::Serverless));
+        let fields = [
+            (route.shadow.is_some() && mirrors, "shadow", "shadow traffic"),
+            (route.require.is_some(), "require", "checking who calls"),
+            (route.limit.is_some(), "limit", "rate limits"),
+            (route.priority.is_some(), "priority", "priorities under overload"),
+        ];
+        for (used, field, what) in fields {
+            if used {
+                self.add(at(field), what);
+            }
+        }
+        self.problems[before..].iter_mut().for_each(|problem| problem.route = Some(route.id.clone()));
+    }
+}

@@ -1,0 +1,356 @@
+//! The compiled rule set: immutable, shared by reference, cheap to read.
+//!
+//! Input: built by `compile` only. Output: the route of a request, and everything a hook needs to act on it, prepared.
+//! Must not: hold raw text that is parsed again per request.
+
+use crate::cors::Cors;
+use crate::file::{Connections, Effects, EncodedSlash, Lambda, PathsMode, Payload, Protocol, Scheme, Sign};
+use crate::ids::{Revision, SharePpm, Side};
+use crate::lookup::{Entry, Index};
+use crate::path::{PathFault, normalise, read_path};
+use crate::pattern::Matcher;
+use crate::request::RequestFacts;
+use crate::rewrite::{PathRewrite, Rewrite};
+use crate::terms::{Condition, FailureKind, KeySource};
+use http::{HeaderName, HeaderValue, Method, StatusCode};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Where a route is in its life, with what that place needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    Legacy,
+    Shadow,
+    /// A share fixed by hand.
+    Canary(SharePpm),
+    /// The share is state; the first step until the controller says otherwise.
+    Ramp,
+    Serverless,
+    /// Legacy is gone: no fallback, no way back.
+    Retired,
+}
+
+impl Stage {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stage::Legacy => "legacy",
+            Stage::Shadow => "shadow",
+            Stage::Canary(_) => "canary",
+            Stage::Ramp => "ramp",
+            Stage::Serverless => "serverless",
+            Stage::Retired => "retired",
+        }
+    }
+
+    /// All names, in the order of life.
+    pub const NAMES: [&'static str; 6] = ["legacy", "shadow", "canary", "ramp", "serverless", "retired"];
+
+    /// The part of the keys that the rules send to serverless.
+    pub fn share(self) -> SharePpm {
+        match self {
+            Stage::Legacy | Stage::Shadow | Stage::Ramp => SharePpm::ZERO,
+            Stage::Canary(share) => share,
+            Stage::Serverless | Stage::Retired => SharePpm::ALL,
+        }
+    }
+}
+
+/// What a route does with its requests.
+#[derive(Clone, Debug)]
+pub enum Action {
+    Forward,
+    Redirect(Box<Redirect>),
+    Respond(Box<Respond>),
+}
+
+#[derive(Clone, Debug)]
+pub struct Redirect {
+    pub scheme: Option<Scheme>,
+    pub host: Option<Box<str>>,
+    pub port: Option<u16>,
+    pub path: Option<PathRewrite>,
+    pub status: StatusCode,
+}
+
+#[derive(Clone, Debug)]
+pub struct Respond {
+    pub status: StatusCode,
+    pub headers: Vec<(HeaderName, HeaderValue)>,
+    pub body: Box<str>,
+}
+
+/// Header edits, applied in the order remove, set, add.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HeaderEdits {
+    pub remove: Vec<HeaderName>,
+    pub set: Vec<(HeaderName, HeaderValue)>,
+    pub add: Vec<(HeaderName, HeaderValue)>,
+}
+
+/// `None` is no limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    pub connect: Option<Duration>,
+    pub first_byte: Option<Duration>,
+    pub per_try: Option<Duration>,
+    pub total: Option<Duration>,
+}
+
+impl Default for Timeouts {
+    /// 2 s to connect inside a data centre, 60 s for an answer (what a load balancer before us would wait), no total.
+    fn default() -> Self {
+        let first_byte = Some(Duration::from_secs(60));
+        Timeouts { connect: Some(Duration::from_secs(2)), first_byte, per_try: None, total: None }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retry {
+    pub attempts: u8,
+    pub on: Vec<FailureKind>,
+    pub budget: SharePpm,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fallback {
+    pub on: Vec<FailureKind>,
+    pub within: Option<Duration>,
+}
+
+/// What a route may say and most do not; routes that say nothing share one.
+#[derive(Clone, Debug, Default)]
+pub struct Policy {
+    pub timeouts: Timeouts,
+    pub retry: Option<Retry>,
+    pub fallback: Option<Fallback>,
+    /// By `Side::index`.
+    pub rewrite: [Option<Rewrite>; 2],
+    pub request_headers: Option<HeaderEdits>,
+    pub response_headers: Option<HeaderEdits>,
+    pub cors: Option<Cors>,
+    pub normalise: bool,
+    pub encoded_slash: bool,
+}
+
+/// One route, compiled.
+#[derive(Clone, Debug)]
+pub struct Route {
+    pub id: Box<str>,
+    pub owner: Option<Box<str>>,
+    /// Position in `RouteTable::groups`.
+    pub group: Option<u16>,
+    pub matches: Vec<Matcher>,
+    pub action: Action,
+    pub stage: Stage,
+    /// Position in `RouteTable::cohorts`.
+    pub cohort: u32,
+    /// Positions in `RouteTable::backends`, by `Side::index`.
+    pub backends: [Option<u32>; 2],
+    pub effects: Effects,
+    pub policy: Arc<Policy>,
+    /// Where it was written: file number and position in its `routes`.
+    pub origin: (u32, u32),
+}
+
+impl Route {
+    pub fn backend(&self, side: Side) -> Option<u32> {
+        self.backends[side.index()]
+    }
+}
+
+/// Who is bucketed how.
+#[derive(Clone, Debug)]
+pub struct Cohort {
+    pub name: Box<str>,
+    /// Of `bucket::cohort_seed`.
+    pub seed: u64,
+    pub keys: Vec<KeySource>,
+    pub allow: Vec<Condition>,
+    pub deny: Vec<Condition>,
+}
+
+/// One address a backend can be reached at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    pub tls: bool,
+    /// A name, an IPv4 address, or an IPv6 address without brackets.
+    pub host: Box<str>,
+    pub port: u16,
+}
+
+impl Origin {
+    /// As it stands in a URL and in a Host header: without the scheme's default port.
+    pub fn authority(&self) -> String {
+        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };
+        if self.port == if self.tls { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum HostMode {
+    Preserve,
+    /// The URL's host.
+    Backend,
+    Literal(Box<str>),
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct BackendTls {
+    pub ca: Option<Box<str>>,
+    /// Files of the client certificate and its key.
+    pub client: Option<(Box<str>, Box<str>)>,
+    pub server_name: Option<Box<str>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Health {
+    pub path: Box<str>,
+    pub interval: Duration,
+    pub timeout: Duration,
+    pub unhealthy_after: u32,
+    pub healthy_after: u32,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Target {
+    Urls(Vec<Origin>),
+    Lambda(Lambda, Payload),
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backend {
+    pub id: Box<str>,
+    pub target: Target,
+    pub host: HostMode,
+    pub tls: BackendTls,
+    pub protocol: Protocol,
+    pub health: Option<Health>,
+    pub connections: Option<Connections>,
+    pub sign: Option<Sign>,
+    pub capacity_rps: Option<u32>,
+}
+
+/// The whole rule set.
+#[derive(Clone, Debug)]
+pub struct RouteTable {
+    pub revision: Revision,
+    /// The last one is the default route when `has_default`.
+    pub routes: Vec<Route>,
+    pub has_default: bool,
+    pub backends: Vec<Backend>,
+    pub cohorts: Vec<Cohort>,
+    pub groups: Vec<Box<str>>,
+    pub by_id: HashMap<Box<str>, u32>,
+    pub(crate) index: Index,
+    pub(crate) any_normalise: bool,
+}
+
+/// The route of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub route: u32,
+    /// Which of its matches; 0 for the default route, which has none.
+    pub alternative: u16,
+    /// Set when the path was normalised: this is what must be forwarded.
+    pub normalised: Option<String>,
+}
+
+/// Why there is no route.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unroutable {
+    /// 400: two servers might read this path differently.
+    Ambiguous(PathFault),
+    /// 404: nothing claims it and there is no default.
+    NoRoute,
+}
+
+impl RouteTable {
+    pub fn route(&self, index: u32) -> &Route {
+        &self.routes[index as usize]
+    }
+
+    pub fn backend(&self, index: u32) -> &Backend {
+        &self.backends[index as usize]
+    }
+
+    pub fn cohort(&self, route: &Route) -> &Cohort {
+        &self.cohorts[route.cohort as usize]
+    }
+
+    pub fn group(&self, route: &Route) -> Option<&str> {
+        route.group.map(|group| &*self.groups[usize::from(group)])
+    }
+
+    pub(crate) fn matcher(&self, entry: Entry) -> &Matcher {
+        &self.routes[entry.route as usize].matches[usize::from(entry.alternative)]
+    }
+
+    /// The entry that wins for a path in matching form; the default route is not an entry.
+    pub(crate) fn winner(&self, facts: &RequestFacts<'_>, path: &str) -> Option<Entry> {
+        self.index.find(facts, path, |entry| self.matcher(entry))
+    }
+
+    fn default_route(&self) -> Option<u32> {
+        self.has_default.then(|| self.routes.len() as u32 - 1)
+    }
+
+    fn found(&self, facts: &RequestFacts<'_>, path: &str) -> Option<(u32, u16)> {
+        let entry = self.winner(facts, path).map(|entry| (entry.route, entry.alternative));
+        entry.or_else(|| self.default_route().map(|route| (route, 0)))
+    }
+
+    /// The route of a request, or why it has none.
+    pub fn find(&self, facts: &RequestFacts<'_>) -> Result<Found, Unroutable> {
+        let read = read_path(facts.path).map_err(Unroutable::Ambiguous)?;
+        let Some(fault) = read.strict_fault else {
+            let (route, alternative) = self.found(facts, &read.text).ok_or(Unroutable::NoRoute)?;
+            self.slash_allowed(route, read.encoded_slash)?;
+            return Ok(Found { route, alternative, normalised: None });
+        };
+        if !self.any_normalise {
+            return Err(Unroutable::Ambiguous(fault));
+        }
+        let path = normalise(&read.text).map_err(Unroutable::Ambiguous)?;
+        let (route, alternative) = self.found(facts, &path).ok_or(Unroutable::NoRoute)?;
+        if !self.route(route).policy.normalise {
+            return Err(Unroutable::Ambiguous(fault));
+        }
+        self.slash_allowed(route, read.encoded_slash)?;
+        Ok(Found { route, alternative, normalised: Some(path) })
+    }
+
+    fn slash_allowed(&self, route: u32, encoded_slash: bool) -> Result<(), Unroutable> {
+        let refused = encoded_slash && !self.route(route).policy.encoded_slash;
+        if refused { Err(Unroutable::Ambiguous(PathFault::EncodedSlash)) } else { Ok(()) }
+    }
+
+    /// The path that would be sent to `side`, before any method of sending it is known.
+    pub fn path_sent(&self, found: &Found, side: Side, raw_path: &str) -> String {
+        let path = found.normalised.as_deref().unwrap_or(raw_path);
+        let rewrite = self.route(found.route).policy.rewrite[side.index()].as_ref();
+        match rewrite.and_then(|rewrite| rewrite.path.as_ref()) {
+            Some(rewrite) => rewrite.apply(path, usize::from(found.alternative)),
+            None => path.to_owned(),
+        }
+    }
+}
+
+/// Defaults that a raw field stands for when it is absent.
+pub fn paths_normalise(mode: Option<PathsMode>) -> bool {
+    matches!(mode, Some(PathsMode::Normalise))
+}
+
+pub fn slash_allow(mode: Option<EncodedSlash>) -> bool {
+    matches!(mode, Some(EncodedSlash::Allow))
+}
+
+/// Methods that must have no effect by RFC 9110 section 9.2.1.
+pub fn is_safe(method: &Method) -> bool {
+    method == Method::GET || method == Method::HEAD || method == Method::OPTIONS || method == Method::TRACE
+}
+
+/// Methods that may be sent again by RFC 9110 section 9.2.2.
+pub fn is_idempotent(method: &Method) -> bool {
+    is_safe(method) || method == Method::PUT || method == Method::DELETE
+}
