@@ -1,1 +1,26 @@
-//! x
+//! Banyan's proxy: pingora's phases, bound to the decisions of `banyan-routes`.
+//!
+//! ```text
+//! request_filter -> upstream_peer -> upstream_request_filter -> upstream_response_filter -> response_filter -> logging
+//! hooks/request     hooks/upstream   hooks/rewrite              hooks/response (received)   hooks/response     hooks/finish
+//!                     ^  failed: hooks/again  <------------------------/
+//! ```
+//!
+//! Modules stand in reading order, and a file uses only files above it.
+
+pub mod settings;
+pub mod metrics;
+pub mod targets;
+pub mod state;
+pub mod live;
+pub mod rule_dir;
+pub mod reload;
+pub mod control;
+pub mod trace;
+pub mod facts;
+pub mod access_log;
+pub mod context;
+pub mod answers;
+pub mod proxy;
+pub mod hooks;
+pub mod service;

@@ -147,7 +147,8 @@ pub struct Route {
     pub cohort: u32,
     /// Positions in `RouteTable::backends`, by `Side::index`.
     pub backends: [Option<u32>; 2],
-    pub effects: Effects,
+    /// `None`: as the method says.
+    pub effects: Option<Effects>,
     pub policy: Arc<Policy>,
     /// Where it was written: file number and position in its `routes`.
     pub origin: (u32, u32),
@@ -156,6 +157,15 @@ pub struct Route {
 impl Route {
     pub fn backend(&self, side: Side) -> Option<u32> {
         self.backends[side.index()]
+    }
+
+    /// Whether a request that may have reached a backend may be sent again (law 7).
+    pub fn replayable(&self, method: &Method) -> bool {
+        match self.effects {
+            Some(Effects::Safe | Effects::Idempotent) => true,
+            Some(Effects::Unsafe) => false,
+            None => is_idempotent(method),
+        }
     }
 }
 

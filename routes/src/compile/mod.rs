@@ -140,7 +140,7 @@ impl Lowering {
             stage: crate::table::Stage::Legacy,
             cohort,
             backends: [Some(backend), None],
-            effects: crate::file::Effects::Unsafe,
+            effects: None,
             policy: self.base.clone(),
             origin: (*file as u32, u32::MAX),
         });

@@ -83,7 +83,7 @@ impl Lowering {
             self.error("retry_on_empty", file, &format!("{at}.on"), "nothing is retried", "`connect`, `timeout` or statuses");
         }
         let replays = retry.on.iter().any(|kind| *kind != crate::terms::FailureKind::Connect);
-        if replays && raw.effects.unwrap_or(Effects::Unsafe) == Effects::Unsafe {
+        if replays && raw.effects == Some(Effects::Unsafe) {
             let text = "a request that may have had an effect would be sent again";
             self.error("retry_unsafe", file, &format!("{at}.on"), text, "`on: [connect]`, or `effects: safe` or `idempotent`");
         }

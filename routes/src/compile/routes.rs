@@ -53,7 +53,7 @@ impl Lowering {
             stage,
             cohort,
             backends,
-            effects: raw.effects.unwrap_or(Effects::Unsafe),
+            effects: raw.effects,
             policy,
             origin: (file as u32, position as u32),
         });
@@ -259,7 +259,9 @@ impl Lowering {
     /// Law 7: what is not safe is shadowed only when the route says how.
     fn shadow(&mut self, file: usize, at: &str, raw: &file::Route) {
         let Some(shadow) = &raw.shadow else { return };
-        let effects = raw.effects.unwrap_or(Effects::Unsafe);
+        let safe = |item: &file::Match| item.methods.as_ref().is_some_and(|all| all.iter().all(|m| matches!(m.as_str(), "GET" | "HEAD" | "OPTIONS")));
+        let by_method = if raw.matches.items.iter().all(safe) { Effects::Safe } else { Effects::Unsafe };
+        let effects = raw.effects.unwrap_or(by_method);
         if effects != Effects::Safe && shadow.policy.is_none() {
             let word = if effects == Effects::Unsafe { "unsafe" } else { "idempotent" };
             let text = format!("the effects of this route are {word}, and its shadow names no policy");

@@ -1,0 +1,211 @@
+//! One JSON line per request, built in one buffer and handed to a writer thread through a bounded queue.
+//!
+//! Input: the facts of a finished request. Output: bytes on stdout or in a file; a counted drop when the writer is behind.
+//! Must not: block a worker, or write what the client sent unescaped or unredacted: query strings, cookies and
+//! Authorization never stand in a line.
+
+use crate::settings::AccessLog;
+use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
+use pingora_prometheus::prometheus::IntCounter;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// Lines that may wait: at 400 bytes each, 16,384 hold 6.5 MB.
+const QUEUE_LINES: usize = 16_384;
+/// The writer collects up to this much for one write call.
+const BATCH_BYTES: usize = 64 << 10;
+
+/// The sending side; cheap to clone into every service.
+#[derive(Clone)]
+pub struct LogSender {
+    lines: Option<Sender<Vec<u8>>>,
+    reopen: Arc<AtomicBool>,
+    dropped: IntCounter,
+}
+
+impl LogSender {
+    /// Starts the writer thread.
+    pub fn start(target: &AccessLog, dropped: IntCounter) -> io::Result<LogSender> {
+        let reopen = Arc::new(AtomicBool::new(false));
+        if *target == AccessLog::Off {
+            return Ok(LogSender { lines: None, reopen, dropped });
+        }
+        let (lines, queue) = bounded(QUEUE_LINES);
+        let (target, again) = (target.clone(), reopen.clone());
+        let out = open(&target)?;
+        std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&queue, out, &target, &again))?;
+        Ok(LogSender { lines: Some(lines), reopen, dropped })
+    }
+
+    pub fn is_on(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Hands a line over, or drops and counts it.
+    pub fn send(&self, line: Vec<u8>) {
+        let Some(lines) = &self.lines else { return };
+        match lines.try_send(line) {
+            Ok(()) => {}
+            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.dropped.inc(),
+        }
+    }
+
+    /// After HUP: the file is opened again, so that it can be rotated.
+    pub fn reopen(&self) {
+        self.reopen.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits, bounded, until what was handed over is written: at the end of the process.
+    pub fn flush(&self) {
+        let Some(lines) = &self.lines else { return };
+        for _ in 0..50 {
+            if lines.is_empty() {
+                break;
+            }
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+        // The last batch has left the queue and may still be on its way to the file.
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+}
+
+fn open(target: &AccessLog) -> io::Result<Box<dyn Write + Send>> {
+    fn append(path: &Path) -> io::Result<File> {
+        OpenOptions::new().create(true).append(true).open(path)
+    }
+    Ok(match target {
+        AccessLog::File(path) => Box::new(append(path)?),
+        AccessLog::Stdout | AccessLog::Off => Box::new(io::stdout()),
+    })
+}
+
+fn write_all(queue: &Receiver<Vec<u8>>, mut out: Box<dyn Write + Send>, target: &AccessLog, reopen: &AtomicBool) {
+    let mut batch = Vec::with_capacity(BATCH_BYTES);
+    while let Ok(line) = queue.recv() {
+        batch.extend_from_slice(&line);
+        while batch.len() < BATCH_BYTES
+            && let Ok(line) = queue.try_recv()
+        {
+            batch.extend_from_slice(&line);
+        }
+        if reopen.swap(false, Ordering::Relaxed) {
+            match open(target) {
+                Ok(fresh) => out = fresh,
+                Err(error) => tracing::error!(%error, "access log cannot be opened again; the old file is kept"),
+            }
+        }
+        // A full disk or a closed pipe must not end the thread: later lines may be writable again.
+        let _ = out.write_all(&batch).and_then(|()| out.flush());
+        batch.clear();
+    }
+}
+
+/// Builds a line field by field.
+pub struct Line {
+    bytes: Vec<u8>,
+}
+
+impl Line {
+    pub fn new() -> Line {
+        let mut bytes = Vec::with_capacity(640);
+        bytes.push(b'{');
+        Line { bytes }
+    }
+
+    fn key(&mut self, key: &str) {
+        if self.bytes.len() > 1 {
+            self.bytes.push(b',');
+        }
+        self.bytes.push(b'"');
+        self.bytes.extend_from_slice(key.as_bytes());
+        self.bytes.extend_from_slice(b"\":");
+    }
+
+    /// A string value, escaped; bytes that are not printable ASCII or UTF-8 become replacement characters.
+    pub fn text(&mut self, key: &str, value: &str) {
+        self.key(key);
+        self.bytes.push(b'"');
+        for b in value.bytes() {
+            match b {
+                b'"' | b'\\' => self.bytes.extend_from_slice(&[b'\\', b]),
+                0..=0x1f | 0x7f => {
+                    let hex = b"0123456789abcdef";
+                    self.bytes.extend_from_slice(b"\\u00");
+                    self.bytes.extend_from_slice(&[hex[usize::from(b >> 4)], hex[usize::from(b & 15)]]);
+                }
+                _ => self.bytes.push(b),
+            }
+        }
+        self.bytes.push(b'"');
+    }
+
+    pub fn number(&mut self, key: &str, value: u64) {
+        self.key(key);
+        let mut digits = [0; 20];
+        let mut at = digits.len();
+        let mut rest = value;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (rest % 10) as u8;
+            rest /= 10;
+            if rest == 0 {
+                break;
+            }
+        }
+        self.bytes.extend_from_slice(&digits[at..]);
+    }
+
+    pub fn flag(&mut self, key: &str) {
+        self.key(key);
+        self.bytes.extend_from_slice(b"true");
+    }
+
+    /// Seconds with microseconds.
+    pub fn seconds(&mut self, key: &str, value: std::time::Duration) {
+        self.number(key, value.as_secs());
+        let mut micros = value.subsec_micros();
+        let mut digits = [b'0'; 6];
+        for digit in digits.iter_mut().rev() {
+            *digit = b'0' + (micros % 10) as u8;
+            micros /= 10;
+        }
+        self.bytes.push(b'.');
+        self.bytes.extend_from_slice(&digits);
+    }
+
+    pub fn end(mut self) -> Vec<u8> {
+        self.bytes.extend_from_slice(b"}\n");
+        self.bytes
+    }
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Line::new()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_is_json_whatever_the_client_sent() {
+        let mut line = Line::new();
+        line.text("path", "/a\"b\\c\n\u{7f}é");
+        line.number("zero", 0);
+        line.number("max", u64::MAX);
+        line.seconds("took", std::time::Duration::from_micros(1_000_042));
+        line.flag("retried");
+        let bytes = line.end();
+        let value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
+        assert_eq!(value["path"], "/a\"b\\c\n\u{7f}é");
+        assert_eq!(value["max"], u64::MAX);
+        assert_eq!(value["took"], 1.000_042);
+        assert_eq!(value["retried"], true);
+        assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), 1);
+    }
+}

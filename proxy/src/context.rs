@@ -1,0 +1,104 @@
+//! What is known of one request while it passes through the hooks.
+//!
+//! Input: filled by the hooks in their order. Output: read by later hooks and by the access log. Must not: own what can be
+//! borrowed from the snapshot it holds.
+
+use crate::facts::Client;
+use crate::live::{Live, RouteRuntime};
+use crate::targets::backend::{Endpoint, RunningBackend};
+use crate::trace::Trace;
+use banyan_routes::decide::Decision;
+use banyan_routes::rewrite::Rewrite;
+use banyan_routes::table::{Found, Route};
+use pingora_prometheus::prometheus::IntGauge;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Counted while it lives: requests that end in a dropped future are counted down as well.
+pub struct InFlight(IntGauge);
+
+impl InFlight {
+    pub fn new(gauge: &IntGauge) -> InFlight {
+        gauge.inc();
+        InFlight(gauge.clone())
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// Where a request was sent, this try.
+pub struct Sent {
+    pub backend: Arc<RunningBackend>,
+    pub endpoint: Arc<Endpoint>,
+    pub at: Instant,
+}
+
+pub struct Context {
+    pub live: Option<Arc<Live>>,
+    pub started: Instant,
+    pub trace: Trace,
+    pub client: Client,
+    pub listener: usize,
+    /// As the client sent it, for rewriting what comes back.
+    pub public_host: Box<str>,
+    pub found: Option<Found>,
+    pub decision: Option<Decision>,
+    pub sent: Option<Sent>,
+    pub tries: u32,
+    pub retries: u8,
+    /// What made the last try fail.
+    pub failed: Option<banyan_routes::terms::FailureKind>,
+    pub upgrade: bool,
+    pub request_bytes: u64,
+    pub response_bytes: u64,
+    pub first_byte: Option<Duration>,
+    pub status: u16,
+    /// Why Banyan answered itself.
+    pub cause: Option<&'static str>,
+    _in_flight: InFlight,
+}
+
+impl Context {
+    pub fn new(live: Option<Arc<Live>>, in_flight: InFlight) -> Context {
+        let client = Client { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), trusted: false, https: false };
+        Context {
+            live,
+            started: Instant::now(),
+            trace: Trace::begin(None),
+            client,
+            listener: 0,
+            public_host: "".into(),
+            found: None,
+            decision: None,
+            sent: None,
+            tries: 0,
+            retries: 0,
+            failed: None,
+            upgrade: false,
+            request_bytes: 0,
+            response_bytes: 0,
+            first_byte: None,
+            status: 0,
+            cause: None,
+            _in_flight: in_flight,
+        }
+    }
+
+    pub fn route(&self) -> Option<&Route> {
+        Some(self.live.as_ref()?.serving.table.route(self.found.as_ref()?.route))
+    }
+
+    pub fn runtime(&self) -> Option<&RouteRuntime> {
+        self.live.as_ref()?.serving.routes.get(self.found.as_ref()?.route as usize)
+    }
+
+    /// The rewrite of the side that was chosen.
+    pub fn rewrite(&self) -> Option<&Rewrite> {
+        self.route()?.policy.rewrite[self.decision.as_ref()?.side.index()].as_ref()
+    }
+}

@@ -1,0 +1,219 @@
+//! The control thread: everything that is not a request. Signals, the rule directory, kill files, the drain.
+//!
+//! Input: events. Output: reloads, kills, and the word to stop. Must not: be waited for by a request; it has a runtime of
+//! its own, so that a 100,000-route compile never stalls a worker.
+
+use crate::live::LiveTable;
+use crate::reload::{Outcome, Reloader};
+use crate::rule_dir::{Fingerprint, fingerprint};
+use crate::settings::Watch;
+use notify::event::{AccessKind, AccessMode};
+use notify::{EventKind, RecursiveMode, Watcher};
+use pingora_core::server::ShutdownSignal;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep_until};
+
+/// After a finished change (rename, close, removal): other files of the same deployment follow within this.
+const QUIET_DONE: Duration = Duration::from_millis(15);
+/// After a write that is not closed yet: a half-written file may still be valid YAML, so it is given time.
+const QUIET_WRITING: Duration = Duration::from_millis(300);
+/// A directory that never comes to rest is read at least this often.
+const QUIET_MAX: Duration = Duration::from_secs(1);
+/// The look behind the events, and the whole of `watch: poll`.
+const POLL: Duration = Duration::from_millis(1000);
+
+/// A reload that someone waits for.
+pub type ReloadRequest = oneshot::Sender<Outcome>;
+
+/// What the rest of the process may ask of the control thread.
+#[derive(Clone)]
+pub struct Control {
+    pub reload: mpsc::Sender<ReloadRequest>,
+    pub draining: Arc<AtomicBool>,
+    pub stop: watch::Receiver<Option<Stop>>,
+}
+
+/// How to stop.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    Graceful,
+    Fast,
+}
+
+impl Stop {
+    pub fn signal(self) -> ShutdownSignal {
+        match self {
+            Stop::Graceful => ShutdownSignal::GracefulTerminate,
+            Stop::Fast => ShutdownSignal::FastShutdown,
+        }
+    }
+}
+
+/// Signals, taken over before anything else: HUP would otherwise end the process, and process 1 has no defaults to rely on.
+pub struct Signals {
+    hup: Signal,
+    term: Signal,
+    int: Signal,
+    quit: Signal,
+}
+
+impl Signals {
+    pub fn install() -> std::io::Result<Signals> {
+        Ok(Signals {
+            hup: signal(SignalKind::hangup())?,
+            term: signal(SignalKind::terminate())?,
+            int: signal(SignalKind::interrupt())?,
+            quit: signal(SignalKind::quit())?,
+        })
+    }
+}
+
+pub struct ControlLoop {
+    pub reloader: Reloader,
+    pub live: Arc<LiveTable>,
+    pub rules_dir: PathBuf,
+    pub state_dir: PathBuf,
+    pub watch: Watch,
+    pub signals: Signals,
+    pub requests: mpsc::Receiver<ReloadRequest>,
+    pub draining: Arc<AtomicBool>,
+    pub stop: watch::Sender<Option<Stop>>,
+    pub drain_delay: Duration,
+    pub on_hup: Box<dyn Fn() + Send>,
+}
+
+/// What a file event means for us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Change {
+    Done,
+    Writing,
+    Kill,
+}
+
+impl ControlLoop {
+    /// Runs until the process ends. The first reload has been done by the caller.
+    pub async fn run(mut self) {
+        let (events, mut changes) = mpsc::unbounded_channel();
+        let _watchers = self.watchers(&events);
+        let mut seen = fingerprint(&self.rules_dir);
+        let mut pending: Option<(Instant, Instant)> = None;
+        let mut poll = tokio::time::interval(POLL);
+        loop {
+            let due = pending.map(|(due, latest)| due.min(latest));
+            tokio::select! {
+                Some(change) = changes.recv() => match change {
+                    Change::Kill => self.reloader.look_at_kills(),
+                    Change::Done => pending = Some(postpone(pending, QUIET_DONE)),
+                    Change::Writing => pending = Some(postpone(pending, QUIET_WRITING)),
+                },
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                    pending = None;
+                    self.settle(&mut seen).await;
+                }
+                _ = poll.tick() => {
+                    self.live.bury();
+                    self.reloader.look_at_kills();
+                    if pending.is_none() && fingerprint(&self.rules_dir) != seen {
+                        pending = Some(postpone(None, QUIET_DONE));
+                    }
+                }
+                Some(asked) = self.requests.recv() => {
+                    seen = fingerprint(&self.rules_dir);
+                    let (outcome, _) = self.reloader.reload().await;
+                    let _ = asked.send(outcome);
+                }
+                _ = self.signals.hup.recv() => {
+                    (self.on_hup)();
+                    self.settle(&mut seen).await;
+                }
+                _ = self.signals.term.recv() => self.drain(),
+                _ = self.signals.quit.recv() => self.drain(),
+                _ = self.signals.int.recv() => {
+                    let _ = self.stop.send(Some(Stop::Fast));
+                }
+            }
+        }
+    }
+
+    /// Reloads; when the files changed while they were read, what was read may be a mixture, so it is done again.
+    async fn settle(&mut self, seen: &mut Fingerprint) {
+        for _ in 0..5 {
+            *seen = fingerprint(&self.rules_dir);
+            self.reloader.reload().await;
+            if fingerprint(&self.rules_dir) == *seen {
+                return;
+            }
+            tokio::time::sleep(QUIET_DONE).await;
+        }
+    }
+
+    /// TERM: not ready from now on; the listeners close after the delay.
+    fn drain(&mut self) {
+        if self.draining.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        tracing::info!(delay = ?self.drain_delay, "draining");
+        let (stop, delay) = (self.stop.clone(), self.drain_delay);
+        tokio::spawn(async move {
+            tokio::time::sleep(delay).await;
+            let _ = stop.send(Some(Stop::Graceful));
+        });
+    }
+
+    /// Directories are watched, not files: editors replace a file, and a ConfigMap swaps a link.
+    fn watchers(&self, events: &mpsc::UnboundedSender<Change>) -> Vec<notify::RecommendedWatcher> {
+        let kill = events.clone();
+        // Reading the directory is an access event itself; answering it with another look would never end.
+        let kill_seen = move |kind: EventKind| {
+            if !matches!(kind, EventKind::Access(_)) {
+                let _ = kill.send(Change::Kill);
+            }
+        };
+        let mut watchers: Vec<_> = watch_dir(&self.state_dir, kill_seen).into_iter().collect();
+        if self.watch == Watch::Notify {
+            let rules = events.clone();
+            let changed = move |kind: EventKind| {
+                let change = match kind {
+                    EventKind::Access(AccessKind::Close(AccessMode::Write)) => Change::Done,
+                    EventKind::Access(_) => return,
+                    EventKind::Modify(notify::event::ModifyKind::Data(_)) | EventKind::Create(_) => Change::Writing,
+                    EventKind::Any | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => Change::Done,
+                };
+                let _ = rules.send(change);
+            };
+            watchers.extend(watch_dir(&self.rules_dir, changed));
+        }
+        watchers
+    }
+}
+
+/// When to reload: `quiet` after now, but not later than `QUIET_MAX` after the first change. A finished change cuts the wait
+/// for an unfinished one short, because it is the same file being closed.
+fn postpone(pending: Option<(Instant, Instant)>, quiet: Duration) -> (Instant, Instant) {
+    let now = Instant::now();
+    (now + quiet, pending.map_or(now + QUIET_MAX, |(_, latest)| latest))
+}
+
+fn watch_dir(dir: &Path, seen: impl Fn(EventKind) + Send + 'static) -> Option<notify::RecommendedWatcher> {
+    let handler = move |event: notify::Result<notify::Event>| {
+        if let Ok(event) = event {
+            seen(event.kind);
+        }
+    };
+    let watching = notify::recommended_watcher(handler).and_then(|mut watcher| {
+        watcher.watch(dir, RecursiveMode::NonRecursive)?;
+        Ok(watcher)
+    });
+    match watching {
+        Ok(watcher) => Some(watcher),
+        Err(error) => {
+            tracing::warn!(dir = %dir.display(), %error, "no kernel events for this directory; it is polled");
+            None
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! pingora's request -> the facts that routes may see.
+//!
+//! Input: a parsed request head, the connection it came by, and whom we trust. Output: borrowed `RequestFacts`, the client's
+//! address and the scheme it used. Must not: believe a forwarding header from anyone who is not listed.
+
+use banyan_routes::request::RequestFacts;
+use http::{HeaderMap, HeaderValue, Uri, Version, header};
+use ipnet::IpNet;
+use pingora_http::RequestHeader;
+use std::net::IpAddr;
+
+pub const X_FORWARDED_FOR: &str = "x-forwarded-for";
+pub const X_FORWARDED_PROTO: &str = "x-forwarded-proto";
+pub const X_FORWARDED_HOST: &str = "x-forwarded-host";
+
+/// Who really asked, and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Client {
+    pub address: IpAddr,
+    /// The peer itself is trusted to say for whom it asks.
+    pub trusted: bool,
+    pub https: bool,
+}
+
+impl Client {
+    /// The rightmost forwarded address that is not one of our own proxies.
+    pub fn new(peer: IpAddr, tls: bool, headers: &HeaderMap, trusted_proxies: &[IpNet]) -> Client {
+        let ours = |address: &IpAddr| trusted_proxies.iter().any(|network| network.contains(address));
+        let peer = peer.to_canonical();
+        if !ours(&peer) {
+            return Client { address: peer, trusted: false, https: tls };
+        }
+        let mut address = peer;
+        let lines = headers.get_all(X_FORWARDED_FOR).iter().rev().filter_map(|line| line.to_str().ok());
+        for hop in lines.flat_map(|line| line.rsplit(',')) {
+            // What is not an address ends the chain: nothing left of it can be believed.
+            let Ok(hop) = hop.trim().parse::<IpAddr>() else { break };
+            address = hop.to_canonical();
+            if !ours(&address) {
+                break;
+            }
+        }
+        let proto = headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes);
+        Client { address, trusted: true, https: proto.map_or(tls, |proto| proto.eq_ignore_ascii_case(b"https")) }
+    }
+
+    pub fn scheme(&self) -> &'static str {
+        if self.https { "https" } else { "http" }
+    }
+}
+
+/// The host a request is for: `:authority` in HTTP/2, `Host` in HTTP/1. `None` when HTTP/1.1 or later has none.
+pub fn host(request: &RequestHeader) -> Option<&str> {
+    let named = match request.headers.get(header::HOST) {
+        Some(host) => host.to_str().ok(),
+        None => request.uri.authority().map(|authority| authority.as_str()),
+    };
+    match named {
+        Some(host) if !host.is_empty() => Some(host),
+        Some(_) | None if request.version <= Version::HTTP_10 => Some(""),
+        Some(_) | None => None,
+    }
+}
+
+/// The facts of a request. `path` comes apart because the framework may have rewritten the URI's own.
+pub fn facts<'a>(request: &'a RequestHeader, host: &'a str, uri: &'a Uri, client: &Client, listener: &'a str) -> RequestFacts<'a> {
+    RequestFacts {
+        method: &request.method,
+        host,
+        path: if uri.path().is_empty() { "/" } else { uri.path() },
+        query: uri.query(),
+        headers: &request.headers,
+        client_ip: Some(client.address),
+        listener,
+    }
+}
+
+/// Bytes of the head as HTTP/1.1 would carry them: what `limits.header_bytes` counts.
+pub fn head_bytes(request: &RequestHeader) -> u64 {
+    let fields: usize = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    (request.raw_path().len() + fields) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(peer: &str, forwarded: &[&str]) -> Client {
+        let trusted = ["10.0.0.0/8".parse().expect("network")];
+        let mut headers = HeaderMap::new();
+        for line in forwarded {
+            headers.append(X_FORWARDED_FOR, line.parse().expect("header"));
+        }
+        headers.append(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+        Client::new(peer.parse().expect("address"), false, &headers, &trusted)
+    }
+
+    #[test]
+    fn a_stranger_cannot_say_who_he_is() {
+        let client = client("203.0.113.9", &["198.51.100.1"]);
+        assert_eq!((client.address.to_string().as_str(), client.trusted, client.https), ("203.0.113.9", false, false));
+    }
+
+    #[test]
+    fn the_rightmost_address_that_is_not_ours_is_the_client() {
+        let found = |lines: &[&str]| client("10.0.0.1", lines).address.to_string();
+        assert_eq!(found(&["1.2.3.4"]), "1.2.3.4");
+        assert_eq!(found(&["6.6.6.6, 1.2.3.4, 10.0.0.7"]), "1.2.3.4");
+        assert_eq!(found(&["6.6.6.6", "1.2.3.4", "10.0.0.7"]), "1.2.3.4");
+        assert_eq!(found(&["6.6.6.6, junk, 10.0.0.7"]), "10.0.0.7");
+        assert_eq!(found(&[]), "10.0.0.1");
+        assert_eq!(found(&["::ffff:1.2.3.4"]), "1.2.3.4");
+        assert!(client("10.0.0.1", &[]).https);
+    }
+}

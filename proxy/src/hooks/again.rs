@@ -1,0 +1,112 @@
+//! After a failed try: the same side again, the other side, or nobody.
+//!
+//! Input: what failed, and how much of the request was sent. Output: whether the framework shall try again, with the decision
+//! changed where that means legacy. Must not: send a request twice that may have had an effect (law 7), or after a byte of
+//! an answer went out.
+
+use crate::context::Context;
+use crate::proxy::Shared;
+use banyan_routes::decide::Reason;
+use banyan_routes::ids::Side;
+use banyan_routes::table::Stage;
+use banyan_routes::terms::FailureKind;
+use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_proxy::Session;
+
+/// Marks an error that has been turned into another try.
+pub const AGAIN: ErrorType = ErrorType::Custom("try again");
+
+/// Transparent tries on a fresh connection after a pooled one turned out to be closed.
+const STALE_TRIES_MAX: u32 = 3;
+
+/// Which failure this is, when it is the backend's.
+pub fn kind(error: &Error) -> Option<FailureKind> {
+    use ErrorType::*;
+    if *error.esource() != ErrorSource::Upstream {
+        return None;
+    }
+    Some(match error.etype() {
+        ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError | ConnectProxyFailure | SocketError | BindError => {
+            FailureKind::Connect
+        }
+        TLSHandshakeFailure | TLSHandshakeTimedout | InvalidCert | HandshakeError | TLSWantX509Lookup => FailureKind::Connect,
+        ReadTimedout | WriteTimedout => FailureKind::Timeout,
+        HTTPStatus(status) => FailureKind::Status(*status),
+        // A broken answer is what a gateway calls 502.
+        _ => FailureKind::Status(502),
+    })
+}
+
+/// Decides about another try and prepares the context for it.
+pub fn plan(shared: &Shared, session: &Session, ctx: &mut Context, kind: FailureKind, nothing_sent: bool) -> bool {
+    ctx.failed = Some(kind);
+    let request = session.as_downstream();
+    let answered = request.response_written().is_some_and(|response| !response.status.is_informational());
+    if answered || request.retry_buffer_truncated() {
+        return false;
+    }
+    let method = &request.req_header().method;
+    let Some(route) = ctx.route() else { return false };
+    if !nothing_sent && !route.replayable(method) {
+        return false;
+    }
+    if route.policy.timeouts.total.is_some_and(|total| ctx.started.elapsed() >= total) {
+        return false;
+    }
+    let retry = route.policy.retry.as_ref().filter(|retry| ctx.retries < retry.attempts && retry.on.contains(&kind));
+    if let Some(retry) = retry
+        && ctx.runtime().is_some_and(|runtime| runtime.may_retry(retry.budget.get()))
+    {
+        shared.metrics.retries.with_label_values(&[&*route.id]).inc();
+        ctx.retries += 1;
+        return true;
+    }
+    fall_back(shared, ctx, kind)
+}
+
+/// Serverless failed and the rule allows it: legacy answers, with the reason `fallback`.
+pub fn fall_back(shared: &Shared, ctx: &mut Context, kind: FailureKind) -> bool {
+    let Some(route) = ctx.route() else { return false };
+    let serverless = ctx.decision.as_ref().is_some_and(|decision| decision.side == Side::Serverless);
+    let possible = serverless && route.stage != Stage::Retired && route.backend(Side::Legacy).is_some();
+    let elapsed = ctx.started.elapsed();
+    let allowed = route.policy.fallback.as_ref().is_some_and(|fallback| {
+        fallback.on.contains(&kind) && fallback.within.is_none_or(|within| elapsed <= within)
+    });
+    if !possible || !allowed {
+        return false;
+    }
+    shared.metrics.fallbacks.with_label_values(&[&*route.id]).inc();
+    if let Some(decision) = &mut ctx.decision {
+        decision.side = Side::Legacy;
+        decision.reason = Reason::Fallback;
+    }
+    true
+}
+
+/// Nothing was sent: the connection could not be made.
+pub fn after_connect(shared: &Shared, session: &Session, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+    let kind = kind(&error).unwrap_or(FailureKind::Connect);
+    error.set_retry(plan(shared, session, ctx, kind, true));
+    error
+}
+
+/// Something was sent, or at least begun.
+pub fn after_sending(shared: &Shared, session: &Session, ctx: &mut Context, mut error: Box<Error>, reused: bool) -> Box<Error> {
+    // Every way out must leave this decided: the framework panics on one that is not.
+    error.retry.decide_reuse(reused);
+    if *error.etype() == AGAIN {
+        return error;
+    }
+    let Some(kind) = kind(&error) else {
+        error.set_retry(false);
+        return error;
+    };
+    let stale = error.retry();
+    let request = session.as_downstream();
+    let fresh = request.response_written().is_none() && !request.retry_buffer_truncated();
+    let replayable = ctx.route().is_some_and(|route| route.replayable(&request.req_header().method));
+    let again = (stale && fresh && replayable && ctx.tries <= STALE_TRIES_MAX) || plan(shared, session, ctx, kind, false);
+    error.set_retry(again);
+    error
+}

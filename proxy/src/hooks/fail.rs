@@ -1,0 +1,45 @@
+//! When no answer came: which status, and whether there is still anyone to tell.
+//!
+//! Input: the framework's error. Output: 502, 503, 504, 408, 413 and so on, told apart, with a short body. Must not: tell the
+//! client what failed inside; the log has the chain.
+
+use crate::answers::{Cause, refuse};
+use crate::context::Context;
+use pingora_error::{Error, ErrorSource, ErrorType};
+use pingora_proxy::{FailToProxy, Session};
+
+/// A client that is gone; written nowhere, logged like nginx does.
+pub const CLIENT_GONE: u16 = 499;
+
+/// Status and cause of an error.
+pub fn status(error: &Error, ctx: &Context) -> (u16, Cause) {
+    use ErrorType::*;
+    match (error.esource(), error.etype()) {
+        (_, HTTPStatus(status)) => (*status, ctx.cause.unwrap_or("refused")),
+        (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => (504, "connect_timeout"),
+        (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => (504, "backend_timeout"),
+        (ErrorSource::Upstream, ConnectRefused | ConnectNoRoute | ConnectError | SocketError | BindError | InternalError) => {
+            (502, "backend_unreachable")
+        }
+        (ErrorSource::Upstream, TLSHandshakeFailure | InvalidCert | HandshakeError | TLSWantX509Lookup) => (502, "backend_tls"),
+        (ErrorSource::Upstream, _) => (502, "backend_broken_response"),
+        (ErrorSource::Downstream, ReadTimedout) => (408, "request_timeout"),
+        (ErrorSource::Downstream, InvalidHTTPHeader) => (400, "malformed_request"),
+        (ErrorSource::Downstream, ConnectionClosed | ReadError | WriteError | WriteTimedout | H2Error) => (CLIENT_GONE, "client_gone"),
+        (ErrorSource::Downstream, _) => (400, "malformed_request"),
+        (ErrorSource::Internal | ErrorSource::Unset, InvalidHTTPHeader) => (400, "malformed_request"),
+        (ErrorSource::Internal | ErrorSource::Unset, _) => (500, "internal_error"),
+    }
+}
+
+pub async fn run(session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+    let (status, cause) = status(error, ctx);
+    ctx.status = status;
+    ctx.cause = Some(cause);
+    let begun = session.response_written().is_some_and(|response| !response.status.is_informational());
+    if status != CLIENT_GONE && !begun {
+        // The client may have gone meanwhile; then there is nobody left to tell.
+        let _ = refuse(session, ctx, status, cause, true).await;
+    }
+    FailToProxy { error_code: status, can_reuse_downstream: false }
+}

@@ -1,0 +1,115 @@
+//! Phase 5: the request is over: counted, timed and logged.
+//!
+//! Input: the context, and the error if there was one. Output: metrics and one access log line. Must not: block: the
+//! connection is not reused before this returns.
+
+use crate::access_log::Line;
+use crate::context::Context;
+use crate::facts::head_bytes;
+use crate::hooks::fail;
+use crate::proxy::Shared;
+use banyan_routes::ids::PPM;
+use banyan_routes::path::split_target;
+use http::{Version, header};
+use pingora_error::Error;
+use pingora_proxy::Session;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) {
+    if let Some(error) = error
+        && ctx.cause.is_none()
+    {
+        let (status, cause) = fail::status(error, ctx);
+        ctx.cause = Some(cause);
+        // Once an answer has begun its status stands; the cause says that it was cut short.
+        if ctx.status == 0 || status == fail::CLIENT_GONE {
+            ctx.status = status;
+        }
+    }
+    let decision = ctx.decision.as_ref().map(|decision| (decision.side, decision.reason));
+    let elapsed = ctx.started.elapsed();
+    match (ctx.runtime(), ctx.route()) {
+        (Some(runtime), Some(route)) => {
+            runtime.metrics.answered(&shared.metrics, &route.id, decision, ctx.status, elapsed.as_secs_f64());
+        }
+        _ => shared.metrics.requests.with_label_values(&["none", "none", "none", &ctx.status.to_string()]).inc(),
+    }
+    if let Some(cause) = ctx.cause {
+        shared.metrics.refused.with_label_values(&[cause]).inc();
+    }
+    if shared.log.is_on() && sampled(shared, ctx) {
+        shared.log.send(line(shared, session, ctx, elapsed));
+    }
+}
+
+/// Failures always; successes by the share in the settings, chosen by the trace so that replicas agree.
+fn sampled(shared: &Shared, ctx: &Context) -> bool {
+    let share = shared.settings.log_sample.0.get();
+    let dice = u32::from_le_bytes([ctx.trace.trace_id[0], ctx.trace.trace_id[1], ctx.trace.trace_id[2], 0]) % PPM;
+    ctx.status >= 400 || ctx.cause.is_some() || share >= PPM || dice < share
+}
+
+fn line(shared: &Shared, session: &Session, ctx: &Context, elapsed: std::time::Duration) -> Vec<u8> {
+    let request = session.req_header();
+    let mut line = Line::new();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    line.seconds("time", now);
+    line.text("trace_id", std::str::from_utf8(&ctx.trace.id()).unwrap_or_default());
+    line.text("http.request.method", request.method.as_str());
+    let target = String::from_utf8_lossy(request.raw_path());
+    line.text("url.path", split_target(&target).0);
+    line.text("url.scheme", ctx.client.scheme());
+    line.text("server.address", &ctx.public_host);
+    line.text("network.protocol.version", version(request.version));
+    line.text("client.address", &ctx.client.address.to_string());
+    let agent = request.headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
+    if let Some(agent) = agent {
+        line.text("user_agent.original", &agent);
+    }
+    line.text("listener", shared.settings.listeners.get(ctx.listener).map_or("", |listener| &listener.name));
+    line.number("http.response.status_code", u64::from(ctx.status));
+    if let Some(route) = ctx.route() {
+        line.text("route", &route.id);
+        line.text("stage", route.stage.as_str());
+    }
+    if let Some(decision) = &ctx.decision {
+        line.text("side", decision.side.as_str());
+        line.text("reason", decision.reason.as_str());
+        if let Some(bucket) = decision.bucket {
+            line.number("bucket", u64::from(bucket));
+        }
+    }
+    if let Some(sent) = &ctx.sent {
+        line.text("backend", &sent.backend.definition.id);
+        line.text("backend.address", &sent.endpoint.address.to_string());
+    }
+    if let Some(live) = &ctx.live {
+        line.text("revision", live.serving.table.revision.as_str());
+    }
+    line.seconds("duration", elapsed);
+    if let Some(first_byte) = ctx.first_byte {
+        line.seconds("first_byte", first_byte);
+    }
+    line.number("http.request.header.size", head_bytes(request));
+    line.number("http.request.body.size", ctx.request_bytes);
+    line.number("http.response.body.size", ctx.response_bytes);
+    if ctx.tries > 1 {
+        line.number("tries", u64::from(ctx.tries));
+    }
+    if ctx.upgrade {
+        line.flag("upgrade");
+    }
+    if let Some(cause) = ctx.cause {
+        line.text("cause", cause);
+    }
+    line.end()
+}
+
+fn version(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_2 => "2",
+        Version::HTTP_10 => "1.0",
+        Version::HTTP_09 => "0.9",
+        _ => "1.1",
+    }
+}

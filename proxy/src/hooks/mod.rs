@@ -1,0 +1,10 @@
+//! One file per phase of a request; `service` calls them in this order. Hooks adapt, they do not think: what can be decided
+//! without pingora is decided in `banyan-routes`.
+
+pub mod request;
+pub mod again;
+pub mod upstream;
+pub mod rewrite;
+pub mod response;
+pub mod fail;
+pub mod finish;

@@ -1,0 +1,222 @@
+//! Phase 1: who asks, for what, and which side answers.
+//!
+//! Input: the request head. Output: route and decision in the context, or an answer of our own. Must not: await anything but
+//! writing that answer.
+
+use crate::answers::{answer, refuse};
+use crate::context::Context;
+use crate::facts::{self, Client, facts, head_bytes};
+use crate::proxy::Shared;
+use banyan_routes::cors::Cors;
+use banyan_routes::decide::{Refusal, decide};
+use banyan_routes::file::Scheme;
+use banyan_routes::ids::Side;
+use banyan_routes::override_header::{self, OVERRIDE_HEADER};
+use banyan_routes::path::{PathFault, split_target};
+use banyan_routes::request::{RequestFacts, bare_host};
+use banyan_routes::table::{Action, Redirect, Stage, Unroutable};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, header};
+use pingora_error::Result;
+use pingora_proxy::Session;
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// `Ok(true)`: answered here.
+pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+    identify(shared, session, ctx);
+    match refusal(shared, session) {
+        Some((status, cause)) => {
+            refuse(session, ctx, status, cause, true).await?;
+            return Ok(true);
+        }
+        None => match choose(shared, session, ctx) {
+            Next::Forward => return Ok(false),
+            Next::Refuse(status, cause, close) => refuse(session, ctx, status, cause, close).await?,
+            Next::Answer(status, headers, body) => {
+                ctx.status = status;
+                answer(session, status, headers, body).await?;
+            }
+        },
+    }
+    Ok(true)
+}
+
+/// What happens after choosing.
+enum Next {
+    Forward,
+    Refuse(u16, &'static str, bool),
+    Answer(u16, banyan_routes::cors::Added, Bytes),
+}
+
+/// Client, trace and listener; sets how long the connection may idle afterwards.
+fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
+    let inet = |address: Option<&pingora_core::protocols::l4::socket::SocketAddr>| address.and_then(|a| a.as_inet().copied());
+    let peer = inet(session.client_addr()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+    ctx.listener = shared.listener_of(inet(session.server_addr()));
+    let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
+    let request = session.req_header();
+    ctx.client = Client::new(peer, tls, &request.headers, &shared.settings.trusted_proxies);
+    ctx.trace = crate::trace::Trace::begin(request.headers.get("traceparent"));
+    ctx.upgrade = session.is_upgrade_req();
+    // The framework keeps connections for ever after their first request. Only where it is kept at all: setting this turns
+    // keep-alive on for HTTP/1.0 clients that did not ask for it.
+    if session.get_keepalive().is_some() {
+        session.set_keepalive(Some(shared.settings.limits.idle.as_secs().max(1)));
+    }
+    if ctx.upgrade {
+        session.set_read_timeout(None);
+    }
+}
+
+/// Limits on the head, before anything looks at it.
+fn refusal(shared: &Shared, session: &Session) -> Option<(u16, &'static str)> {
+    let limits = &shared.settings.limits;
+    let request = session.req_header();
+    if request.headers.len() > limits.headers {
+        return Some((431, "too_many_headers"));
+    }
+    if head_bytes(request) > limits.header_bytes {
+        return Some((431, "headers_too_large"));
+    }
+    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    if length.is_some_and(|length| length > limits.body_bytes) {
+        return Some((413, "body_too_large"));
+    }
+    None
+}
+
+/// The raw path and query. Origin-form is taken as the bytes that came; other forms by their parsed URI.
+fn target(request: &pingora_http::RequestHeader) -> Option<(&str, Option<&str>)> {
+    let raw = std::str::from_utf8(request.raw_path()).ok()?;
+    if raw.starts_with('/') {
+        return Some(split_target(raw));
+    }
+    let path = request.uri.path();
+    Some((if path.is_empty() { "/" } else { path }, request.uri.query()))
+}
+
+fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
+    let Some(live) = ctx.live.clone() else { return Next::Refuse(503, "no_rules", false) };
+    let request = session.req_header();
+    let Some(host) = facts::host(request) else { return Next::Refuse(400, "host_missing", true) };
+    let Some((path, query)) = target(request) else { return Next::Refuse(400, "ambiguous_path", true) };
+    ctx.public_host = host.into();
+    let listener = shared.settings.listeners.get(ctx.listener).map_or("", |listener| listener.name.as_str());
+    let facts = RequestFacts { path, query, ..facts(request, host, &request.uri, &ctx.client, listener) };
+    let table = &live.serving.table;
+    let found = match table.find(&facts) {
+        Ok(found) => found,
+        Err(Unroutable::Ambiguous(fault)) => return Next::Refuse(400, ambiguous(fault), true),
+        Err(Unroutable::NoRoute) => {
+            shared.metrics.unclaimed.inc();
+            return Next::Refuse(404, "no_route", false);
+        }
+    };
+    let route = table.route(found.route);
+    if route.matches.is_empty() {
+        shared.metrics.unclaimed.inc();
+    }
+    let next = match &route.action {
+        Action::Forward => side(shared, &live, found.route, &facts, ctx),
+        Action::Redirect(redirect) => {
+            let path = found.normalised.as_deref().unwrap_or(path);
+            Next::Answer(redirect.status.as_u16(), location(redirect, ctx, path, query, found.alternative), Bytes::new())
+        }
+        Action::Respond(respond) => {
+            let mut headers = respond.headers.clone();
+            if !respond.body.is_empty() && !headers.iter().any(|(name, _)| *name == header::CONTENT_TYPE) {
+                headers.push((header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8")));
+            }
+            Next::Answer(respond.status.as_u16(), headers, Bytes::copy_from_slice(respond.body.as_bytes()))
+        }
+    };
+    let preflight = route.policy.cors.as_ref().filter(|_| Cors::is_preflight(&request.method, &request.headers));
+    let next = match preflight {
+        Some(cors) => Next::Answer(204, cors.preflight(&request.headers), Bytes::new()),
+        None => next,
+    };
+    if shared.settings.attribution_header && matches!(next, Next::Answer(..)) {
+        ctx.found = Some(found);
+        return attributed(next, ctx);
+    }
+    ctx.found = Some(found);
+    next
+}
+
+/// Our own answers state their route as well.
+fn attributed(next: Next, ctx: &Context) -> Next {
+    match (next, super::response::attribution(ctx)) {
+        (Next::Answer(status, mut headers, body), Some(value)) => {
+            headers.push((super::response::ATTRIBUTION, value));
+            Next::Answer(status, headers, body)
+        }
+        (next, _) => next,
+    }
+}
+
+fn side(shared: &Shared, live: &Arc<crate::live::Live>, index: u32, facts: &RequestFacts<'_>, ctx: &mut Context) -> Next {
+    let table = &live.serving.table;
+    let route = table.route(index);
+    let runtime = &live.serving.routes[index as usize];
+    if let Some(retry) = &route.policy.retry {
+        runtime.earn(retry.budget.get());
+    }
+    let by_user = matches!(route.stage, Stage::Canary(_) | Stage::Ramp);
+    let forced = override_side(shared, facts.headers, &route.id).filter(|_| by_user);
+    match decide(route, table.cohort(route), facts, live.conditions(index, route, forced), rand::random) {
+        Ok(decision) => {
+            ctx.decision = Some(decision);
+            Next::Forward
+        }
+        Err(Refusal::KilledWithoutLegacy) => Next::Refuse(503, "killed_without_legacy", false),
+    }
+}
+
+/// A good override's side; a bad one is counted. The header itself is stripped on the way to the backend in any case.
+fn override_side(shared: &Shared, headers: &HeaderMap, route: &str) -> Option<Side> {
+    let value = headers.get(OVERRIDE_HEADER)?;
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let key = shared.settings.override_key.as_deref();
+    let side = key.zip(value.to_str().ok()).and_then(|(key, value)| override_header::verify(key, value, route, now).ok());
+    if side.is_none() {
+        shared.metrics.overrides_refused.inc();
+    }
+    side
+}
+
+fn ambiguous(fault: PathFault) -> &'static str {
+    match fault {
+        PathFault::EncodedSlash => "ambiguous_path_encoded_slash",
+        PathFault::DotSegment | PathFault::AboveRoot => "ambiguous_path_dot_segment",
+        PathFault::EmptySegment => "ambiguous_path_empty_segment",
+        PathFault::Backslash => "ambiguous_path_backslash",
+        PathFault::Parameters => "ambiguous_path_parameters",
+        PathFault::NotAbsolute | PathFault::BadByte | PathFault::BadEscape | PathFault::HiddenByte => "malformed_path",
+    }
+}
+
+/// `Location` of a redirect: what the rule names replaces what the client used.
+fn location(redirect: &Redirect, ctx: &Context, path: &str, query: Option<&str>, alternative: u16) -> banyan_routes::cors::Added {
+    let scheme = match redirect.scheme {
+        Some(Scheme::Http) => "http",
+        Some(Scheme::Https) => "https",
+        None => ctx.client.scheme(),
+    };
+    let host = match &redirect.host {
+        Some(host) => host,
+        // A scheme or port that changes makes the client's own port meaningless.
+        None if redirect.scheme.is_some() || redirect.port.is_some() => bare_host(&ctx.public_host),
+        None => &*ctx.public_host,
+    };
+    let default = if scheme == "https" { 443 } else { 80 };
+    let port = redirect.port.filter(|port| *port != default).map_or(String::new(), |port| format!(":{port}"));
+    let path = match &redirect.path {
+        Some(rewrite) => rewrite.apply(path, usize::from(alternative)),
+        None => path.to_owned(),
+    };
+    let query = query.map_or(String::new(), |query| format!("?{query}"));
+    let value = HeaderValue::from_str(&format!("{scheme}://{host}{port}{path}{query}"));
+    value.map(|value| (header::LOCATION, value)).into_iter().collect()
+}

@@ -1,0 +1,168 @@
+//! Phase 4: the answer as the client shall see it.
+//!
+//! Input: the backend's response head. Output: another try where the rule says so; else `Location`, cookies, CORS, edits, our
+//! cookie and the attribution header. Must not: change the body.
+
+use crate::context::Context;
+use crate::hooks::again::{AGAIN, plan};
+use crate::proxy::Shared;
+use banyan_routes::decide::{OWN_COOKIE, own_key_text};
+use banyan_routes::rewrite::{Addresses, cookie_with_domain, public_location};
+use banyan_routes::table::HeaderEdits;
+use banyan_routes::terms::FailureKind;
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::ResponseHeader;
+use pingora_proxy::Session;
+
+pub const ATTRIBUTION: HeaderName = HeaderName::from_static("x-banyan");
+
+/// Before the answer is accepted: a status that the rule answers with another try.
+pub fn received(shared: &Shared, session: &Session, ctx: &mut Context, response: &ResponseHeader) -> Result<()> {
+    if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        return Ok(());
+    }
+    if let Some(sent) = &ctx.sent {
+        let took = sent.at.elapsed();
+        sent.backend.response_seconds.observe(took.as_secs_f64());
+        ctx.first_byte = Some(ctx.started.elapsed());
+    }
+    let status = response.status.as_u16();
+    if status >= 429 && plan(shared, session, ctx, FailureKind::Status(status), false) {
+        let mut error = Error::new_up(AGAIN);
+        error.set_retry(true);
+        return Err(error);
+    }
+    Ok(())
+}
+
+/// The head on its way to the client.
+pub fn run(shared: &Shared, session: &mut Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<()> {
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        ctx.status = 101;
+        return attribute(shared, ctx, response);
+    }
+    if response.status.is_informational() {
+        return Ok(());
+    }
+    ctx.status = response.status.as_u16();
+    hop_by_hop(session, response)?;
+    public(ctx, response)?;
+    if let Some(edits) = ctx.route().and_then(|route| route.policy.response_headers.as_ref()) {
+        edit_response(response, edits)?;
+    }
+    if let Some(cors) = ctx.route().and_then(|route| route.policy.cors.as_ref()) {
+        for name in ["access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers"] {
+            response.remove_header(name);
+        }
+        for (name, value) in cors.response(&session.req_header().headers) {
+            response.append_header(name, value)?;
+        }
+    }
+    if let Some(key) = ctx.decision.as_ref().and_then(|decision| decision.fresh_key) {
+        response.append_header(header::SET_COOKIE, own_cookie(&own_key_text(&key), ctx.client.https))?;
+    }
+    if shared.is_draining() {
+        session.set_keepalive(None);
+    }
+    attribute(shared, ctx, response)
+}
+
+/// A year; identity is worth nothing if it is lost between visits.
+fn own_cookie(key: &str, https: bool) -> HeaderValue {
+    let secure = if https { "; Secure" } else { "" };
+    let text = format!("{OWN_COOKIE}={key}; Path=/; Max-Age=31536000; HttpOnly; SameSite=Lax{secure}");
+    HeaderValue::from_str(&text).unwrap_or(HeaderValue::from_static(""))
+}
+
+/// What belongs to the connection to the backend stays there.
+fn hop_by_hop(session: &mut Session, response: &mut ResponseHeader) -> Result<()> {
+    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"] {
+        response.remove_header(name);
+    }
+    if session.req_header().version <= Version::HTTP_10 && response.headers.contains_key(header::TRANSFER_ENCODING) {
+        // An HTTP/1.0 client does not know chunks: the end of the connection is the end of the body.
+        response.remove_header(&header::TRANSFER_ENCODING);
+        session.set_keepalive(None);
+    }
+    Ok(())
+}
+
+/// `Location` and cookie domains, turned back to what the client knows.
+fn public(ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
+    let (Some(rewrite), Some(found), Some(sent)) = (ctx.rewrite(), &ctx.found, &ctx.sent) else { return Ok(()) };
+    if rewrite.location_public
+        && let Some(location) = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok())
+    {
+        let address = sent.endpoint.address.to_string();
+        let sent_host = rewrite.host.as_deref().or(sent.backend.host(&sent.endpoint)).unwrap_or(&ctx.public_host);
+        let addresses = Addresses {
+            backend: &[&sent.endpoint.authority, &address, sent_host],
+            public_scheme: ctx.client.scheme(),
+            public_host: &ctx.public_host,
+        };
+        if let Some(public) = public_location(location, rewrite, usize::from(found.alternative), &addresses) {
+            response.insert_header(header::LOCATION, public)?;
+        }
+    }
+    if let Some(domain) = &rewrite.cookie_domain {
+        let cookies: Vec<HeaderValue> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+        let changed = |cookie: &HeaderValue| {
+            let text = cookie.to_str().ok().and_then(|text| cookie_with_domain(text, domain));
+            text.and_then(|text| HeaderValue::from_str(&text).ok())
+        };
+        if cookies.iter().any(|cookie| changed(cookie).is_some()) {
+            response.remove_header(&header::SET_COOKIE);
+            for cookie in cookies {
+                let cookie = changed(&cookie).unwrap_or(cookie);
+                response.append_header(header::SET_COOKIE, cookie)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn edit_response(response: &mut ResponseHeader, edits: &HeaderEdits) -> Result<()> {
+    for name in &edits.remove {
+        response.remove_header(name);
+    }
+    for (name, value) in &edits.set {
+        response.insert_header(name, value)?;
+    }
+    for (name, value) in &edits.add {
+        response.append_header(name, value)?;
+    }
+    Ok(())
+}
+
+fn attribute(shared: &Shared, ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
+    if shared.settings.attribution_header
+        && let Some(value) = attribution(ctx)
+    {
+        response.insert_header(ATTRIBUTION, value)?;
+    }
+    Ok(())
+}
+
+/// `route=..., side=..., reason=..., revision=...`
+pub fn attribution(ctx: &Context) -> Option<HeaderValue> {
+    let route = ctx.route()?;
+    let (side, reason) = ctx.decision.as_ref().map_or(("none", "none"), |decision| (decision.side.as_str(), decision.reason.as_str()));
+    let revision = ctx.live.as_ref()?.serving.revision.to_str().unwrap_or_default();
+    let text = ["route=", &route.id, ", side=", side, ", reason=", reason, ", revision=", revision].concat();
+    HeaderValue::from_str(&text).ok()
+}
+
+/// Counts a chunk of the answer and holds it to the total time.
+pub fn body(ctx: &mut Context, chunk: Option<&Bytes>) -> Result<()> {
+    ctx.response_bytes += chunk.map_or(0, |chunk| chunk.len() as u64);
+    let total = ctx.route().and_then(|route| route.policy.timeouts.total).filter(|_| !ctx.upgrade);
+    match total {
+        Some(total) if ctx.started.elapsed() > total => {
+            ctx.cause = Some("total_timeout");
+            Err(Error::explain(ErrorType::ReadTimedout, "total timeout").into_up())
+        }
+        Some(_) | None => Ok(()),
+    }
+}

@@ -1,0 +1,116 @@
+//! Phase 3: the request as the backend shall see it.
+//!
+//! Input: the head, cleaned of hop-by-hop headers by the framework. Output: path, host, forwarding and trace headers, and the
+//! route's edits. Must not: pass on anything that only we may say.
+
+use crate::context::Context;
+use crate::facts::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use banyan_routes::override_header::OVERRIDE_HEADER;
+use banyan_routes::table::HeaderEdits;
+use http::uri::PathAndQuery;
+use http::{HeaderName, HeaderValue, Uri, header};
+use pingora_error::{Error, ErrorType, OrErr, Result};
+use pingora_http::RequestHeader;
+
+const FORWARDED: HeaderName = header::FORWARDED;
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const SHADOW: HeaderName = HeaderName::from_static("x-banyan-shadow");
+const FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
+const PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
+const HOST: HeaderName = HeaderName::from_static(X_FORWARDED_HOST);
+
+pub fn run(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    target(request, ctx)?;
+    host(request, ctx)?;
+    forwarded(request, ctx)?;
+    request.remove_header(OVERRIDE_HEADER);
+    request.remove_header(&SHADOW);
+    request.insert_header(TRACEPARENT, ctx.trace.header())?;
+    if let Some(edits) = ctx.route().and_then(|route| route.policy.request_headers.as_ref()) {
+        edit_request(request, edits)?;
+    }
+    Ok(())
+}
+
+/// The path to send. Untouched when nothing rewrites it: the original bytes go on.
+fn target(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let Some(found) = &ctx.found else { return Ok(()) };
+    let rewrite = ctx.rewrite().and_then(|rewrite| rewrite.path.as_ref());
+    let origin_form = request.raw_path().starts_with(b"/");
+    if rewrite.is_none() && found.normalised.is_none() && origin_form {
+        return Ok(());
+    }
+    let raw = std::str::from_utf8(request.raw_path()).unwrap_or("/");
+    let (path, query) = if origin_form {
+        banyan_routes::path::split_target(raw)
+    } else {
+        (request.uri.path(), request.uri.query())
+    };
+    let path = found.normalised.as_deref().unwrap_or(path);
+    let path = match rewrite {
+        Some(rewrite) => rewrite.apply(path, usize::from(found.alternative)),
+        None => path.to_owned(),
+    };
+    let target = query.map_or(path.clone(), |query| format!("{path}?{query}"));
+    let target = PathAndQuery::try_from(target).or_err(ErrorType::InvalidHTTPHeader, "rewritten path")?;
+    request.set_uri(Uri::from(target));
+    Ok(())
+}
+
+/// The Host of the rule, of the backend, or the client's own. Set in any case: over HTTP/2 a rewritten path has lost it.
+fn host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let ruled = ctx.rewrite().and_then(|rewrite| rewrite.host.as_deref());
+    let backend = ctx.sent.as_ref().and_then(|sent| sent.backend.host(&sent.endpoint));
+    let host = ruled.or(backend).unwrap_or(&ctx.public_host);
+    if host.is_empty() {
+        // An HTTP/1.0 client without a Host; as HTTP/1.1 the request needs one.
+        let authority = ctx.sent.as_ref().map_or("", |sent| &sent.endpoint.authority);
+        return request.insert_header(header::HOST, authority);
+    }
+    request.insert_header(header::HOST, host)
+}
+
+/// Who asked, for whom, by which way. What a stranger claims is replaced, what our own proxies say is added to.
+fn forwarded(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let value = |text: String| HeaderValue::from_str(&text).or_err(ErrorType::InvalidHTTPHeader, "forwarding header");
+    let client = ctx.client.address.to_string();
+    if ctx.client.trusted {
+        let earlier: Vec<&str> = request.headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok()).collect();
+        let chain = if earlier.is_empty() { client } else { earlier.join(", ") };
+        request.insert_header(FOR, value(chain)?)?;
+    } else {
+        request.remove_header(&FORWARDED);
+        request.insert_header(FOR, value(client)?)?;
+    }
+    if !ctx.client.trusted || !request.headers.contains_key(PROTO) {
+        request.insert_header(PROTO, HeaderValue::from_static(ctx.client.scheme()))?;
+    }
+    if !ctx.client.trusted || !request.headers.contains_key(HOST) {
+        request.insert_header(HOST, value(ctx.public_host.to_string())?)?;
+    }
+    request.append_header(header::VIA, HeaderValue::from_static("1.1 banyan"))?;
+    Ok(())
+}
+
+fn edit_request(request: &mut RequestHeader, edits: &HeaderEdits) -> Result<()> {
+    for name in &edits.remove {
+        request.remove_header(name);
+    }
+    for (name, value) in &edits.set {
+        request.insert_header(name, value)?;
+    }
+    for (name, value) in &edits.add {
+        request.append_header(name, value)?;
+    }
+    Ok(())
+}
+
+/// Counts a chunk of the request body against the limit.
+pub fn body(ctx: &mut Context, chunk: Option<&bytes::Bytes>, max: u64) -> Result<()> {
+    ctx.request_bytes += chunk.map_or(0, |chunk| chunk.len() as u64);
+    if ctx.upgrade || ctx.request_bytes <= max {
+        return Ok(());
+    }
+    ctx.cause = Some("body_too_large");
+    Err(Error::explain(ErrorType::HTTPStatus(413), "request body over the limit").into_down())
+}

@@ -1,0 +1,72 @@
+//! Phase 2: a prepared peer for the side that was chosen; once per try.
+//!
+//! Input: the decision. Output: a peer with the route's timeouts. Must not: resolve, lock or build TLS configuration.
+
+use crate::context::{Context, Sent};
+use crate::hooks::again;
+use crate::proxy::Shared;
+use banyan_routes::file::Protocol;
+use banyan_routes::ids::Side;
+use banyan_routes::table::Timeouts;
+use banyan_routes::terms::FailureKind;
+use http::{Version, header};
+use pingora_core::upstreams::peer::{ALPN, HttpPeer};
+use pingora_error::{Error, ErrorType, Result};
+use pingora_proxy::Session;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+    ctx.tries += 1;
+    ctx.request_bytes = 0;
+    let Some(live) = ctx.live.clone() else { return Err(Error::new_in(ErrorType::HTTPStatus(503))) };
+    let (backend, endpoint) = loop {
+        let side = ctx.decision.as_ref().map_or(Side::Legacy, |decision| decision.side);
+        let number = ctx.route().and_then(|route| route.backend(side));
+        let Some(backend) = number.map(|number| live.serving.backends[number as usize].clone()) else {
+            return Err(Error::new_in(ErrorType::HTTPStatus(503)));
+        };
+        let avoid = ctx.sent.as_ref().filter(|_| ctx.failed.is_some()).map(|sent| sent.endpoint.address);
+        if let Some(endpoint) = backend.pick(avoid) {
+            break (backend, endpoint);
+        }
+        if !again::fall_back(shared, ctx, FailureKind::Connect) {
+            ctx.cause = Some("no_healthy_address");
+            return Err(Error::explain(ErrorType::HTTPStatus(503), "no healthy address"));
+        }
+    };
+    let timeouts = ctx.route().map(|route| route.policy.timeouts).unwrap_or_default();
+    let remaining = timeouts.total.map(|total| total.saturating_sub(ctx.started.elapsed()));
+    if remaining.is_some_and(|remaining| remaining.is_zero()) {
+        ctx.cause = Some("total_timeout");
+        return Err(Error::explain(ErrorType::HTTPStatus(504), "total timeout"));
+    }
+    let mut peer = Box::new(endpoint.peer.clone());
+    set_timeouts(&mut peer, &timeouts, remaining);
+    let request = session.req_header();
+    if ctx.upgrade || request.version == Version::HTTP_10 {
+        // Websockets have no form over HTTP/2 here, and an HTTP/1.0 client needs an answer whose framing we can change.
+        peer.options.alpn = ALPN::H1;
+    }
+    if ctx.upgrade {
+        peer.options.read_timeout = None;
+    }
+    let bodyless = !request.headers.contains_key(header::TRANSFER_ENCODING)
+        && request.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0")
+        && request.version != Version::HTTP_2;
+    if !bodyless && !matches!(peer.options.alpn, ALPN::H1) && backend.definition.protocol != Protocol::H1 {
+        // Over HTTP/2 the wait for an answer begins with the first byte sent, so a long upload or stream would be cut.
+        peer.options.read_timeout = remaining;
+    }
+    ctx.sent = Some(Sent { backend, endpoint: Arc::clone(&endpoint), at: Instant::now() });
+    Ok(peer)
+}
+
+fn set_timeouts(peer: &mut HttpPeer, timeouts: &Timeouts, remaining: Option<Duration>) {
+    let least = |parts: [Option<Duration>; 3]| parts.into_iter().flatten().min();
+    let options = &mut peer.options;
+    options.connection_timeout = least([timeouts.connect, timeouts.per_try, remaining]);
+    options.total_connection_timeout = options.connection_timeout;
+    options.read_timeout = least([timeouts.first_byte, timeouts.per_try, remaining]);
+    options.write_timeout = least([timeouts.first_byte, remaining, None]);
+}

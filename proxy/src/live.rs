@@ -1,0 +1,114 @@
+//! What serves right now: one immutable snapshot, swapped whole.
+//!
+//! Input: a compiled table with its running backends, and the kill switches. Output: `Live`, loaded once per request.
+//! Must not: be changed in place; a response never comes from two rule sets.
+
+use crate::metrics::RouteMetrics;
+use crate::state::kill::KillSet;
+use crate::targets::backend::RunningBackend;
+use arc_swap::ArcSwapOption;
+use banyan_routes::compile::ReadFile;
+use banyan_routes::decide::Conditions;
+use banyan_routes::ids::Side;
+use banyan_routes::table::{Route, RouteTable};
+use http::HeaderValue;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A table with everything that was prepared for it.
+pub struct Serving {
+    pub table: RouteTable,
+    pub files: Vec<ReadFile>,
+    /// In the order of `table.backends`.
+    pub backends: Vec<Arc<RunningBackend>>,
+    /// In the order of `table.routes`.
+    pub routes: Vec<RouteRuntime>,
+    pub revision: HeaderValue,
+}
+
+/// What a route needs while it runs.
+#[derive(Default)]
+pub struct RouteRuntime {
+    pub metrics: RouteMetrics,
+    /// Millionths of a retry that may be spent; see `RouteRuntime::may_retry`.
+    retry_tokens: AtomicI64,
+}
+
+/// Retries that may be saved up: 10, so that a quiet route can still retry its first failures.
+const RETRY_TOKENS_MAX: i64 = 10 * PPM;
+const PPM: i64 = banyan_routes::ids::PPM as i64;
+
+impl RouteRuntime {
+    /// Each request earns its share of a retry.
+    pub fn earn(&self, budget_ppm: u32) {
+        let earned = self.retry_tokens.fetch_add(i64::from(budget_ppm), Ordering::Relaxed) + i64::from(budget_ppm);
+        if earned > RETRY_TOKENS_MAX {
+            self.retry_tokens.store(RETRY_TOKENS_MAX, Ordering::Relaxed);
+        }
+    }
+
+    /// Takes one retry out of the budget, or says that it is spent.
+    pub fn may_retry(&self, budget_ppm: u32) -> bool {
+        if i64::from(budget_ppm) >= PPM {
+            return true;
+        }
+        if self.retry_tokens.fetch_sub(PPM, Ordering::Relaxed) >= PPM {
+            return true;
+        }
+        self.retry_tokens.fetch_add(PPM, Ordering::Relaxed);
+        false
+    }
+}
+
+/// The snapshot of one moment.
+pub struct Live {
+    pub serving: Arc<Serving>,
+    pub kills: KillSet,
+    killed: Box<[bool]>,
+}
+
+impl Live {
+    pub fn new(serving: Arc<Serving>, kills: KillSet) -> Live {
+        let killed = kills.flags(&serving.table);
+        Live { serving, kills, killed }
+    }
+
+    /// What the decision needs beyond rules and request.
+    pub fn conditions(&self, index: u32, route: &Route, override_side: Option<Side>) -> Conditions {
+        let serverless = route.backend(Side::Serverless);
+        Conditions {
+            killed: self.killed[index as usize],
+            share: route.stage.share(),
+            override_side,
+            serverless_available: serverless.is_none_or(|backend| self.serving.backends[backend as usize].available()),
+        }
+    }
+}
+
+/// The place the snapshot is loaded from. Empty until the first rule set is accepted.
+#[derive(Default)]
+pub struct LiveTable {
+    current: ArcSwapOption<Live>,
+    /// Snapshots taken out of service. A worker that drops the last reference to 100,000 routes would stall for it, so the
+    /// control thread holds one more and drops it when it is the only one.
+    retired: Mutex<Vec<Arc<Live>>>,
+}
+
+impl LiveTable {
+    pub fn load(&self) -> Option<Arc<Live>> {
+        self.current.load_full()
+    }
+
+    /// Publishes; requests under way keep what they have.
+    pub fn publish(&self, live: Live) {
+        if let Some(old) = self.current.swap(Some(Arc::new(live))) {
+            self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+        }
+    }
+
+    /// Drops what no request holds any more. Called by the control thread only.
+    pub fn bury(&self) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|live| Arc::strong_count(live) > 1);
+    }
+}

@@ -1,0 +1,34 @@
+//! What all hooks share: settings, the live table, metrics and the log.
+//!
+//! Input: made once at boot. Output: shared by reference with every service. Must not: change.
+
+use crate::access_log::LogSender;
+use crate::live::LiveTable;
+use crate::metrics::Metrics;
+use crate::settings::Settings;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+pub struct Shared {
+    pub settings: Settings,
+    pub live: Arc<LiveTable>,
+    pub metrics: Arc<Metrics>,
+    pub log: LogSender,
+    pub draining: Arc<AtomicBool>,
+}
+
+impl Shared {
+    /// The listener a connection came in by: ports are unique among listeners that share an address.
+    pub fn listener_of(&self, local: Option<std::net::SocketAddr>) -> usize {
+        let Some(local) = local else { return 0 };
+        let listeners = self.settings.listeners.iter();
+        let matches = |address: std::net::SocketAddr| {
+            address.port() == local.port() && (address.ip().is_unspecified() || address.ip() == local.ip().to_canonical())
+        };
+        listeners.enumerate().find(|(_, listener)| matches(listener.address)).map_or(0, |(number, _)| number)
+    }
+
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Relaxed)
+    }
+}

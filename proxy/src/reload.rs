@@ -1,0 +1,267 @@
+//! Directory -> compiled -> prepared -> published, or the last good rule set kept.
+//!
+//! Input: the rule directory. Output: a new snapshot, or a refusal with every problem. Must not: publish a part of anything
+//! (law 2), run on a worker thread, or read files again that did not change.
+
+use crate::live::{Live, LiveTable, RouteRuntime, Serving};
+use crate::metrics::{Metrics, ROUTE_GAUGES_MAX};
+use crate::rule_dir;
+use crate::settings::Settings;
+use crate::state::kill::KillSet;
+use crate::targets::backend::RunningBackend;
+use crate::targets::health;
+use crate::targets::resolve::Resolver;
+use banyan_routes::compile::ReadFile;
+use banyan_routes::problem::{Place, Problem, Report, Source, report};
+use banyan_routes::read::read;
+use banyan_routes::rule_tests::compile_and_test;
+use banyan_routes::support::unsupported;
+use banyan_routes::table::{RouteTable, Stage};
+use http::HeaderValue;
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
+
+/// What came of one reload.
+#[derive(Clone, Debug, Serialize)]
+pub struct Outcome {
+    pub accepted: bool,
+    /// The revision that serves now, new or old.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+    pub changed: bool,
+    pub problems: Vec<Report>,
+    pub seconds: f64,
+}
+
+/// Owned by the control thread; nothing else reloads.
+pub struct Reloader {
+    rules_dir: PathBuf,
+    state_dir: PathBuf,
+    listeners: Vec<String>,
+    live: Arc<LiveTable>,
+    metrics: Arc<Metrics>,
+    resolver: Arc<Resolver>,
+    /// What serves, for reuse of files and backends that did not change.
+    serving: Option<Arc<Serving>>,
+    kills: KillSet,
+}
+
+impl Reloader {
+    pub fn new(settings: &Settings, live: Arc<LiveTable>, metrics: Arc<Metrics>, resolver: Arc<Resolver>) -> Reloader {
+        Reloader {
+            rules_dir: settings.rules_dir.clone(),
+            state_dir: settings.state_dir.clone(),
+            listeners: settings.listeners.iter().map(|listener| listener.name.clone()).collect(),
+            live,
+            metrics,
+            resolver,
+            serving: None,
+            kills: KillSet::default(),
+        }
+    }
+
+    /// One reload, start to end. The outcome is logged and counted here, whoever asked.
+    pub async fn reload(&mut self) -> (Outcome, Vec<Source>) {
+        let started = Instant::now();
+        let (sources, result) = match rule_dir::sources(&self.rules_dir) {
+            Ok(sources) => {
+                let result = self.build(&sources).await;
+                (sources, result)
+            }
+            Err(error) => {
+                (Vec::new(), Err(vec![Problem::error("rules_unreadable", Place::Nowhere, error.to_string())]))
+            }
+        };
+        let problems = match &result {
+            Ok((_, warnings)) => report(&sources, warnings),
+            Err(problems) => report(&sources, problems),
+        };
+        let accepted = result.is_ok();
+        let changed = match result {
+            Ok((Some(serving), _)) => {
+                self.publish(serving);
+                true
+            }
+            Ok((None, _)) | Err(_) => false,
+        };
+        let seconds = started.elapsed().as_secs_f64();
+        self.count(accepted, seconds);
+        let revision = self.serving.as_ref().map(|serving| serving.table.revision.to_string());
+        let outcome = Outcome { accepted, revision, changed, problems, seconds };
+        log(&outcome);
+        (outcome, sources)
+    }
+
+    /// Everything that can fail, before anything is touched. `None`: the same meaning as what serves.
+    async fn build(&self, sources: &[Source]) -> Result<(Option<Arc<Serving>>, Vec<Problem>), Vec<Problem>> {
+        let files = self.read(sources)?;
+        let (table, warnings) = compile_and_test(&files)?;
+        let refused = [unsupported(&files), self.unknown_listeners(&table)].concat();
+        if !refused.is_empty() {
+            return Err(refused);
+        }
+        let unchanged = self.serving.as_ref().is_some_and(|serving| serving.table.revision == table.revision && !tls_in_use(&table));
+        if unchanged {
+            return Ok((None, warnings));
+        }
+        let backends = self.backends(&table).await?;
+        let routes = table.routes.iter().map(|_| RouteRuntime::default()).collect();
+        let revision = HeaderValue::from_str(table.revision.as_str()).unwrap_or(HeaderValue::from_static(""));
+        Ok((Some(Arc::new(Serving { table, files, backends, routes, revision })), warnings))
+    }
+
+    /// Reads what changed; a file with the same text keeps its parsed form.
+    fn read(&self, sources: &[Source]) -> Result<Vec<ReadFile>, Vec<Problem>> {
+        let known = self.serving.as_ref().map_or(&[][..], |serving| &serving.files);
+        let mut files = Vec::with_capacity(sources.len());
+        let mut problems = Vec::new();
+        for (number, source) in sources.iter().enumerate() {
+            if let Some(same) = known.iter().find(|file| file.source == *source) {
+                files.push(same.clone());
+                continue;
+            }
+            match read(number, &source.text) {
+                Ok(rules) => files.push(ReadFile { source: source.clone(), rules: Arc::new(rules) }),
+                Err(found) => problems.extend(found),
+            }
+        }
+        if problems.is_empty() { Ok(files) } else { Err(problems) }
+    }
+
+    /// A route for a listener that is not there would never match; only the running proxy knows.
+    fn unknown_listeners(&self, table: &RouteTable) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for route in &table.routes {
+            for listener in route.matches.iter().filter_map(|matcher| matcher.conditions.listener.as_deref()) {
+                if !self.listeners.iter().any(|known| known == listener) {
+                    let place = Place::field(route.origin.0 as usize, format!("routes[{}].match", route.origin.1));
+                    let problem = Problem::error("listener_unknown", place, format!("no listener is called `{listener}`"));
+                    problems.push(problem.route(&*route.id).expected(format!("one of {}", self.listeners.join(", "))));
+                }
+            }
+        }
+        problems
+    }
+
+    /// Backends that did not change go on running; new ones are resolved before they are used.
+    async fn backends(&self, table: &RouteTable) -> Result<Vec<Arc<RunningBackend>>, Vec<Problem>> {
+        let mut running = Vec::with_capacity(table.backends.len());
+        let mut fresh = Vec::new();
+        let mut problems = Vec::new();
+        for definition in &table.backends {
+            let known = self.serving.iter().flat_map(|serving| &serving.backends).find(|backend| {
+                // Certificates are files: they may have changed under the same definition.
+                backend.definition == *definition && definition.tls == banyan_routes::table::BackendTls::default()
+            });
+            if let Some(known) = known {
+                running.push(known.clone());
+                continue;
+            }
+            let seconds = self.metrics.upstream_duration.with_label_values(&[&*definition.id]);
+            match RunningBackend::new(definition, &self.rules_dir, seconds) {
+                Ok(backend) => {
+                    let backend = Arc::new(backend);
+                    fresh.push(backend.clone());
+                    running.push(backend);
+                }
+                Err(error) => {
+                    let text = format!("backend \"{}\": {error}", definition.id);
+                    problems.push(Problem::error("tls_file", Place::Nowhere, text).expected("a readable PEM file"));
+                }
+            }
+        }
+        if !problems.is_empty() {
+            return Err(problems);
+        }
+        let started = fresh.iter().map(|backend| {
+            let (resolver, backend, metrics) = (self.resolver.clone(), backend.clone(), self.metrics.clone());
+            tokio::spawn(async move {
+                resolver.start(&backend).await;
+                health::start(&backend, metrics);
+            })
+        });
+        for task in started.collect::<Vec<_>>() {
+            let _ = task.await;
+        }
+        Ok(running)
+    }
+
+    fn publish(&mut self, serving: Arc<Serving>) {
+        self.metrics.config_info.reset();
+        self.metrics.config_info.with_label_values(&[serving.table.revision.as_str()]).set(1);
+        self.metrics.route_stage.reset();
+        self.metrics.route_share.reset();
+        for route in serving.table.routes.iter().take(ROUTE_GAUGES_MAX) {
+            self.metrics.route_stage.with_label_values(&[&*route.id, route.stage.as_str()]).set(1);
+            let share = route.stage.share().ratio();
+            self.metrics.route_share.with_label_values(&[&*route.id, "approved"]).set(share);
+            self.metrics.route_share.with_label_values(&[&*route.id, "actual"]).set(share);
+        }
+        self.serving = Some(serving.clone());
+        self.live.publish(Live::new(serving, self.kills.clone()));
+        self.count_kills();
+    }
+
+    fn count(&self, accepted: bool, seconds: f64) {
+        self.metrics.reload_successful.set(i64::from(accepted));
+        self.metrics.reload_seconds.with_label_values(&[if accepted { "accepted" } else { "refused" }]).observe(seconds);
+        if accepted {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            self.metrics.reload_timestamp.set(now as i64);
+        }
+    }
+
+    /// Looks at the kill files and publishes when they changed.
+    pub fn look_at_kills(&mut self) {
+        let kills = match KillSet::read(&self.state_dir) {
+            Ok(kills) => kills,
+            Err(error) => {
+                tracing::warn!(dir = %self.state_dir.display(), %error, "state directory cannot be read; kill switches stay as they are");
+                return;
+            }
+        };
+        if kills == self.kills {
+            return;
+        }
+        self.kills = kills;
+        if let Some(serving) = &self.serving {
+            self.live.publish(Live::new(serving.clone(), self.kills.clone()));
+            tracing::warn!(scopes = ?self.kills.scopes(&serving.table), "kill switches changed");
+        }
+        self.count_kills();
+    }
+
+    fn count_kills(&self) {
+        self.metrics.kill_switch.reset();
+        self.metrics.kill_switch.with_label_values(&["all"]).set(i64::from(self.kills.all));
+        let Some(serving) = &self.serving else { return };
+        for scope in self.kills.scopes(&serving.table) {
+            self.metrics.kill_switch.with_label_values(&[scope.as_str()]).set(1);
+        }
+    }
+}
+
+/// Whether certificates have to be read again even when the rules say the same.
+fn tls_in_use(table: &RouteTable) -> bool {
+    table.backends.iter().any(|backend| backend.tls.ca.is_some() || backend.tls.client.is_some())
+}
+
+fn log(outcome: &Outcome) {
+    let revision = outcome.revision.as_deref().unwrap_or("none");
+    for problem in &outcome.problems {
+        tracing::warn!("{}", problem.line());
+    }
+    match (outcome.accepted, outcome.changed) {
+        (true, true) => tracing::info!(revision, seconds = outcome.seconds, "rules accepted"),
+        (true, false) => tracing::debug!(revision, "rules unchanged"),
+        (false, _) => tracing::error!(serving = revision, problems = outcome.problems.len(), "rules refused; the last good ones keep serving"),
+    }
+}
+
+/// The stage names of all routes, for status.
+pub fn stage_counts(table: &RouteTable) -> Vec<(&'static str, usize)> {
+    let count = |name: &&'static str| table.routes.iter().filter(|route| route.stage.as_str() == *name).count();
+    Stage::NAMES.iter().map(|name| (*name, count(&name))).collect()
+}

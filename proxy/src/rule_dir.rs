@@ -1,0 +1,53 @@
+//! A rule directory as texts.
+//!
+//! Input: a path. Output: its `*.yaml` and `*.yml` files in order of name, and a cheap fingerprint that changes when they do.
+//! Must not: descend into folders: a ConfigMap keeps its versions in hidden ones beside the links.
+
+use banyan_routes::problem::Source;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+/// Rule files are text that people write; more than this is a mistake. 100,000 routes take 15 MB.
+const FILE_BYTES_MAX: u64 = 256 << 20;
+
+/// The rule files of a directory; editors' backups and hidden files are not.
+pub fn paths(dir: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut paths = Vec::new();
+    for entry in std::fs::read_dir(dir)? {
+        let path = entry?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let rules = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
+        if rules && !name.starts_with(['.', '#']) && path.metadata().is_ok_and(|metadata| metadata.is_file()) {
+            paths.push(path);
+        }
+    }
+    paths.sort();
+    Ok(paths)
+}
+
+/// All texts. A file that is not UTF-8 is an error naming it.
+pub fn sources(dir: &Path) -> io::Result<Vec<Source>> {
+    let named = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let read = |path: PathBuf| {
+        if path.metadata().map_err(|error| named(&path, error))?.len() > FILE_BYTES_MAX {
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{}: over 256 MiB", path.display())));
+        }
+        let text = std::fs::read_to_string(&path).map_err(|error| named(&path, error))?;
+        Ok(Source { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text })
+    };
+    let paths = paths(dir).map_err(|error| named(dir, error))?;
+    paths.into_iter().map(read).collect()
+}
+
+/// Name, size, time and inode of every rule file: enough to see that something changed.
+pub type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>, u64)>;
+
+pub fn fingerprint(dir: &Path) -> Fingerprint {
+    use std::os::unix::fs::MetadataExt;
+    let of = |path: PathBuf| {
+        let metadata = path.metadata().ok()?;
+        Some((path, metadata.len(), metadata.modified().ok(), metadata.ino()))
+    };
+    paths(dir).unwrap_or_default().into_iter().filter_map(of).collect()
+}

@@ -1,0 +1,92 @@
+//! pingora's phases, each one call into its hook.
+//!
+//! Input: the framework's callbacks. Output: none of its own. Must not: hold logic; ten lines a hook at most.
+
+use crate::context::{Context, InFlight};
+use crate::hooks::{again, fail, finish, request, response, rewrite, upstream};
+use crate::proxy::Shared;
+use async_trait::async_trait;
+use bytes::Bytes;
+use pingora_core::modules::http::HttpModules;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub struct Service(pub Arc<Shared>);
+
+#[async_trait]
+impl ProxyHttp for Service {
+    type CTX = Context;
+
+    fn new_ctx(&self) -> Context {
+        Context::new(self.0.live.load(), InFlight::new(&self.0.metrics.inflight))
+    }
+
+    /// No compression of our own: the default module would be asked for every body chunk.
+    fn init_downstream_modules(&self, _: &mut HttpModules) {}
+
+    async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
+        request::run(&self.0, session, ctx).await
+    }
+
+    async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        upstream::peer(&self.0, session, ctx)
+    }
+
+    fn fail_to_connect(&self, session: &mut Session, _: &HttpPeer, ctx: &mut Context, error: Box<Error>) -> Box<Error> {
+        again::after_connect(&self.0, session, ctx, error)
+    }
+
+    async fn upstream_request_filter(&self, _: &mut Session, head: &mut RequestHeader, ctx: &mut Context) -> Result<()> {
+        rewrite::run(head, ctx)
+    }
+
+    async fn request_body_filter(&self, _: &mut Session, body: &mut Option<Bytes>, _: bool, ctx: &mut Context) -> Result<()> {
+        rewrite::body(ctx, body.as_ref(), self.0.settings.limits.body_bytes)
+    }
+
+    async fn upstream_response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+        response::received(&self.0, session, ctx, head)
+    }
+
+    async fn response_filter(&self, session: &mut Session, head: &mut ResponseHeader, ctx: &mut Context) -> Result<()> {
+        response::run(&self.0, session, ctx, head)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        body: &mut Option<Bytes>,
+        _: bool,
+        ctx: &mut Context,
+    ) -> Result<Option<Duration>> {
+        response::body(ctx, body.as_ref()).map(|()| None)
+    }
+
+    fn error_while_proxy(
+        &self,
+        _: &HttpPeer,
+        session: &mut Session,
+        error: Box<Error>,
+        ctx: &mut Context,
+        reused: bool,
+    ) -> Box<Error> {
+        again::after_sending(&self.0, session, ctx, error, reused)
+    }
+
+    async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
+        fail::run(session, error, ctx).await
+    }
+
+    async fn logging(&self, session: &mut Session, error: Option<&Error>, ctx: &mut Context) {
+        finish::run(&self.0, session, error, ctx);
+    }
+
+    /// The access log has every error with its cause; the framework's own line would repeat the client's bytes.
+    fn suppress_error_log(&self, _: &Session, _: &Context, _: &Error) -> bool {
+        true
+    }
+}

@@ -1,0 +1,374 @@
+//! Process-level settings: raw YAML and flags -> checked. Changing one needs a restart; everything else is rules, and hot.
+//!
+//! Input: a settings file and the flags of `run`. Output: `Settings` with paths resolved against the file's folder. Must
+//! not: open the files it names, except to read the override key.
+
+use banyan_routes::locate::locate;
+use banyan_routes::units::{ByteSize, Percent, Span};
+use ipnet::IpNet;
+use serde::Deserialize;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Raw {
+    version: u32,
+    #[serde(default)]
+    listeners: Vec<RawListener>,
+    admin: Option<RawAdmin>,
+    rules: Option<RawRules>,
+    state: Option<RawState>,
+    threads: Option<usize>,
+    #[serde(default)]
+    limits: RawLimits,
+    #[serde(default)]
+    logs: RawLogs,
+    tracing: Option<RawTracing>,
+    attribution_header: Option<bool>,
+    override_key: Option<PathBuf>,
+    #[serde(default)]
+    trusted_proxies: Vec<IpNet>,
+    aws: Option<RawAws>,
+    #[serde(default)]
+    drain: RawDrain,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawListener {
+    name: String,
+    address: SocketAddr,
+    tls: Option<RawTls>,
+    #[serde(default)]
+    h2: bool,
+    #[serde(default)]
+    h2c: bool,
+    proxy_protocol: Option<RawProxyProtocol>,
+    #[serde(default)]
+    mode: Mode,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Mode {
+    #[default]
+    Http,
+    Connect,
+    Tcp,
+    TlsPassthrough,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTls {
+    cert: PathBuf,
+    key: PathBuf,
+    client_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawProxyProtocol {
+    #[expect(dead_code, reason = "parsed so that the error names the listener, not the field")]
+    from: Vec<IpNet>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAdmin {
+    address: Option<SocketAddr>,
+    tokens: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawRules {
+    dir: Option<PathBuf>,
+    watch: Option<Watch>,
+}
+
+/// How changes of the rule directory are noticed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Watch {
+    /// Kernel events, with a slow poll behind them.
+    #[default]
+    Notify,
+    /// Looking once a second: for NFS and EFS, where no events come.
+    Poll,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawState {
+    #[serde(default)]
+    store: Store,
+    dir: Option<PathBuf>,
+    url: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Store {
+    #[default]
+    Embedded,
+    Redis,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLimits {
+    header_bytes: Option<ByteSize>,
+    headers: Option<usize>,
+    body: Option<ByteSize>,
+    header_time: Option<Span>,
+    body_rate: Option<BytesPerSecond>,
+    idle: Option<Span>,
+    connections: Option<usize>,
+}
+
+/// `1KiB/s`.
+#[derive(Clone, Copy, Debug)]
+struct BytesPerSecond;
+
+impl<'de> Deserialize<'de> for BytesPerSecond {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let size = text.strip_suffix("/s").and_then(|size| size.parse::<ByteSize>().ok());
+        size.map(|_| BytesPerSecond).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a rate; expected for example `1KiB/s`")))
+    }
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawLogs {
+    access: Option<String>,
+    sample: Option<Percent>,
+    emf: Option<serde_yaml::Value>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawTracing {
+    otlp: Option<String>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawAws {
+    #[expect(dead_code, reason = "used by the Lambda target; accepted so that one settings file serves both")]
+    region: Option<String>,
+    #[expect(dead_code, reason = "used by the Lambda target; accepted so that one settings file serves both")]
+    endpoint_url: Option<String>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawDrain {
+    delay: Option<Span>,
+    deadline: Option<Span>,
+}
+
+/// One address clients come in by.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    pub name: String,
+    pub address: SocketAddr,
+    pub tls: Option<ListenerTls>,
+    pub h2: bool,
+    pub h2c: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerTls {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+    pub client_ca: Option<PathBuf>,
+}
+
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub header_bytes: u64,
+    pub headers: usize,
+    pub body_bytes: u64,
+    /// How long a kept connection may be silent.
+    pub idle: Duration,
+}
+
+/// Where access log lines go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AccessLog {
+    Off,
+    Stdout,
+    File(PathBuf),
+}
+
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listeners: Vec<Listener>,
+    pub admin: Option<SocketAddr>,
+    pub rules_dir: PathBuf,
+    pub watch: Watch,
+    pub state_dir: PathBuf,
+    pub threads: usize,
+    pub limits: Limits,
+    pub access_log: AccessLog,
+    /// The part of successful requests that is logged; failures always are.
+    pub log_sample: Percent,
+    pub attribution_header: bool,
+    pub override_key: Option<Vec<u8>>,
+    pub trusted_proxies: Vec<IpNet>,
+    /// After TERM: how long the listeners stay open so that the load balancer sees the failing readiness first.
+    pub drain_delay: Duration,
+    /// After the listeners are closed: how long requests in flight may take.
+    pub drain_deadline: Duration,
+    /// Fields that are accepted and not acted on yet; logged at start.
+    pub ignored: Vec<&'static str>,
+}
+
+/// What `run` was told on the command line; beats the file.
+#[derive(Clone, Debug, Default)]
+pub struct Flags {
+    pub listen: Vec<SocketAddr>,
+    pub admin: Option<SocketAddr>,
+    pub rules: Option<PathBuf>,
+    pub state: Option<PathBuf>,
+    pub attribution: bool,
+}
+
+/// What is wrong with the settings: place and text, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct SettingsError(pub String);
+
+impl Settings {
+    /// The file (when given), then the flags over it.
+    pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Settings, SettingsError> {
+        let (raw, base, name) = match file {
+            Some(path) => {
+                let text = std::fs::read_to_string(path).map_err(|error| SettingsError(format!("{}: {error}", path.display())))?;
+                let raw = parse(&text).map_err(|error| SettingsError(format!("{}:{error}", path.display())))?;
+                (raw, path.parent().unwrap_or(Path::new("")).to_owned(), path.display().to_string())
+            }
+            None => (parse("version: 1").map_err(SettingsError)?, PathBuf::new(), "settings".to_owned()),
+        };
+        lower(raw, &base, flags).map_err(|error| SettingsError(format!("{name}: {error}")))
+    }
+}
+
+fn parse(text: &str) -> Result<Raw, String> {
+    let raw: Raw = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
+        let place = locate(text).nearest(&error.path().to_string());
+        format!("{}:{}: {}: {}", place.line, place.column, error.path(), error.inner())
+    })?;
+    if raw.version == 1 { Ok(raw) } else { Err(format!("1:1: version {} is not known; expected version: 1", raw.version)) }
+}
+
+fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
+    let resolve = |path: PathBuf| if path.is_absolute() { path } else { base.join(path) };
+    let mut listeners = Vec::new();
+    for listener in raw.listeners {
+        listeners.push(self::listener(listener, &resolve)?);
+    }
+    if !flags.listen.is_empty() {
+        let plain = |(number, address): (usize, &SocketAddr)| Listener {
+            name: if number == 0 { "public".into() } else { format!("public-{}", number + 1) },
+            address: *address,
+            tls: None,
+            h2: false,
+            h2c: false,
+        };
+        listeners = flags.listen.iter().enumerate().map(plain).collect();
+    }
+    for (number, listener) in listeners.iter().enumerate() {
+        if listeners[..number].iter().any(|other| other.name == listener.name) {
+            return Err(format!("listeners[{number}].name: `{}` is taken; expected a name of its own", listener.name));
+        }
+        let clash = |other: &&Listener| other.address == listener.address && listener.address.port() != 0;
+        if let Some(other) = listeners[..number].iter().find(clash) {
+            return Err(format!("listeners[{number}].address: {} is taken by listener `{}`", listener.address, other.name));
+        }
+    }
+    let admin = raw.admin.unwrap_or(RawAdmin { address: None, tokens: None });
+    if admin.tokens.is_some() {
+        return Err("admin.tokens: not supported yet by this version; an admin listener that ignores its tokens would be open".into());
+    }
+    let state = raw.state.unwrap_or(RawState { store: Store::Embedded, dir: None, url: None });
+    if state.store == Store::Redis || state.url.is_some() {
+        return Err("state.store: redis is not supported yet by this version; expected `embedded`".into());
+    }
+    if raw.tracing.is_some_and(|tracing| tracing.otlp.is_some()) {
+        return Err("tracing.otlp: not supported yet by this version; expected null".into());
+    }
+    let rules = raw.rules.unwrap_or(RawRules { dir: None, watch: None });
+    let threads = raw.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
+    if threads == 0 {
+        return Err("threads: 0 threads serve nobody; expected 1 or more".into());
+    }
+    let override_key = raw.override_key.map(&resolve).map(|path| override_key(&path)).transpose()?;
+    let off = |value: &serde_yaml::Value| matches!(value, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null) || value.as_str() == Some("off");
+    let given = [
+        (raw.limits.header_time.is_some(), "limits.header_time"),
+        (raw.limits.body_rate.is_some(), "limits.body_rate"),
+        (raw.limits.connections.is_some(), "limits.connections"),
+        (raw.logs.emf.as_ref().is_some_and(|emf| !off(emf)), "logs.emf"),
+    ];
+    Ok(Settings {
+        listeners,
+        admin: flags.admin.or(admin.address),
+        rules_dir: flags.rules.clone().or(rules.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("rules")),
+        watch: rules.watch.unwrap_or_default(),
+        state_dir: flags.state.clone().or(state.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("state")),
+        threads,
+        limits: Limits {
+            header_bytes: raw.limits.header_bytes.map_or(64 << 10, |size| size.0),
+            headers: raw.limits.headers.unwrap_or(100),
+            body_bytes: raw.limits.body.map_or(1 << 30, |size| size.0),
+            idle: raw.limits.idle.map_or(Duration::from_secs(60), |span| span.0),
+        },
+        access_log: match raw.logs.access.as_deref() {
+            None | Some("stdout") => AccessLog::Stdout,
+            Some("off") => AccessLog::Off,
+            Some(path) => AccessLog::File(resolve(PathBuf::from(path))),
+        },
+        log_sample: raw.logs.sample.unwrap_or(Percent(banyan_routes::ids::SharePpm::ALL)),
+        attribution_header: raw.attribution_header.unwrap_or(false) || flags.attribution,
+        override_key,
+        trusted_proxies: raw.trusted_proxies,
+        drain_delay: raw.drain.delay.map_or(Duration::from_secs(1), |span| span.0),
+        drain_deadline: raw.drain.deadline.map_or(Duration::from_secs(30), |span| span.0),
+        ignored: given.into_iter().filter_map(|(given, name)| given.then_some(name)).collect(),
+    })
+}
+
+fn listener(raw: RawListener, resolve: &impl Fn(PathBuf) -> PathBuf) -> Result<Listener, String> {
+    let name = &raw.name;
+    if !banyan_routes::ids::valid_name(name) {
+        return Err(format!("listeners: `{name}` cannot name a listener; expected letters, digits, `-`, `_` and `.`"));
+    }
+    if raw.proxy_protocol.is_some() {
+        return Err(format!("listener `{name}`: proxy_protocol is not supported yet by this version"));
+    }
+    if raw.mode != Mode::Http {
+        return Err(format!("listener `{name}`: only mode http is supported yet by this version"));
+    }
+    if raw.h2 && raw.tls.is_none() {
+        return Err(format!("listener `{name}`: h2 needs tls; expected `h2c: true` for HTTP/2 without TLS"));
+    }
+    if raw.h2c && raw.tls.is_some() {
+        return Err(format!("listener `{name}`: h2c is HTTP/2 without TLS; expected `h2: true` with tls"));
+    }
+    let tls = raw.tls.map(|tls| ListenerTls { cert: resolve(tls.cert), key: resolve(tls.key), client_ca: tls.client_ca.map(resolve) });
+    Ok(Listener { name: raw.name, address: raw.address, tls, h2: raw.h2, h2c: raw.h2c })
+}
+
+/// The key that signs override headers: the file's bytes without the last newline, at least 32.
+fn override_key(path: &Path) -> Result<Vec<u8>, String> {
+    let mut key = std::fs::read(path).map_err(|error| format!("override_key: {}: {error}", path.display()))?;
+    while key.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
+        key.pop();
+    }
+    if key.len() >= 32 { Ok(key) } else { Err(format!("override_key: {} holds {} bytes; expected 32 or more", path.display(), key.len())) }
+}

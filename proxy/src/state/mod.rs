@@ -1,0 +1,3 @@
+//! State that is not in the rules.
+
+pub mod kill;

@@ -1,0 +1,153 @@
+//! A backend as it runs: its addresses, which of them are healthy, and prepared peers.
+//!
+//! Input: a compiled `Backend`; addresses from DNS; results of health checks. Output: the next peer for a request. Must not:
+//! lock or resolve anything per request. A backend whose definition did not change keeps its addresses, health and pooled
+//! connections over a reload.
+
+use crate::targets::tls_files;
+use arc_swap::ArcSwap;
+use banyan_routes::file::Protocol;
+use banyan_routes::table::{Backend, HostMode, Origin, Target};
+use pingora_core::protocols::TcpKeepalive;
+use pingora_core::upstreams::peer::{ALPN, HttpPeer};
+use pingora_core::utils::tls::{CertKey, WrappedX509};
+use pingora_prometheus::prometheus::Histogram;
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// How long a pooled connection may rest: under the 60 s that nginx, Apache and the ALB keep one, so that a request does not
+/// meet a connection being closed.
+const POOL_IDLE: Duration = Duration::from_secs(50);
+
+/// Streams on one HTTP/2 connection; 100 is what servers allow at the least.
+const H2_STREAMS: usize = 100;
+
+/// One address of a backend.
+#[derive(Debug)]
+pub struct Endpoint {
+    pub address: SocketAddr,
+    /// What Host the backend is known by when `host: backend`; also how its own redirects are recognised.
+    pub authority: Box<str>,
+    pub peer: HttpPeer,
+    pub healthy: AtomicBool,
+    /// Results in a row that speak against the current state.
+    pub contrary: AtomicU32,
+}
+
+#[derive(Debug)]
+pub struct RunningBackend {
+    pub definition: Backend,
+    pub origins: Vec<Origin>,
+    endpoints: ArcSwap<Vec<Arc<Endpoint>>>,
+    next: AtomicUsize,
+    ca: Option<Arc<[WrappedX509]>>,
+    client: Option<Arc<CertKey>>,
+    pub response_seconds: Histogram,
+}
+
+impl RunningBackend {
+    /// Reads the TLS files; addresses come later, by `set_addresses`. `base` is what relative paths count from.
+    pub fn new(definition: &Backend, base: &Path, response_seconds: Histogram) -> Result<RunningBackend, String> {
+        let ca = definition.tls.ca.as_deref().map(|path| tls_files::authorities(&base.join(path))).transpose()?;
+        let client = match &definition.tls.client {
+            Some((cert, key)) => Some(tls_files::client(&base.join(&**cert), &base.join(&**key))?),
+            None => None,
+        };
+        let origins = match &definition.target {
+            Target::Urls(origins) => origins.clone(),
+            Target::Lambda(..) => Vec::new(),
+        };
+        let endpoints = ArcSwap::from_pointee(Vec::new());
+        Ok(RunningBackend { definition: definition.clone(), origins, endpoints, next: AtomicUsize::new(0), ca, client, response_seconds })
+    }
+
+    pub fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
+        self.endpoints.load_full()
+    }
+
+    /// The addresses each origin has now, in the order of `origins`. Known ones keep their health.
+    pub fn set_addresses(&self, addresses: &[Vec<IpAddr>]) {
+        let known = self.endpoints.load();
+        let mut fresh: Vec<Arc<Endpoint>> = Vec::new();
+        for (origin, addresses) in self.origins.iter().zip(addresses) {
+            let authority = origin.authority();
+            for ip in addresses {
+                let address = SocketAddr::new(*ip, origin.port);
+                if fresh.iter().any(|endpoint| endpoint.address == address) {
+                    continue;
+                }
+                let same = known.iter().find(|endpoint| endpoint.address == address && *endpoint.authority == *authority);
+                fresh.push(same.cloned().unwrap_or_else(|| Arc::new(self.endpoint(origin, address))));
+            }
+        }
+        self.endpoints.store(Arc::new(fresh));
+    }
+
+    fn endpoint(&self, origin: &Origin, address: SocketAddr) -> Endpoint {
+        let tls = &self.definition.tls;
+        // An empty SNI would fail every handshake, so there always is one; an address verifies against the certificate's IPs.
+        let sni = if origin.tls { tls.server_name.as_deref().unwrap_or(&origin.host).to_owned() } else { String::new() };
+        let mut peer = HttpPeer::new(address, origin.tls, sni);
+        peer.client_cert_key = self.client.clone();
+        let options = &mut peer.options;
+        options.alpn = match (self.definition.protocol, origin.tls) {
+            (Protocol::Auto, true) => ALPN::H2H1,
+            (Protocol::H2, _) | (Protocol::H2c, false) => ALPN::H2,
+            (Protocol::Auto, false) | (Protocol::H1, _) | (Protocol::H2c, true) => ALPN::H1,
+        };
+        options.ca = self.ca.clone();
+        options.idle_timeout = Some(POOL_IDLE);
+        options.max_h2_streams = H2_STREAMS;
+        // Found dead after 60 + 3 x 10 s, before a NAT or an NLB (350 s) forgets the flow.
+        let (idle, interval, user_timeout) = (Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(90));
+        options.tcp_keepalive = Some(TcpKeepalive { idle, interval, count: 3, user_timeout });
+        // The pool's own key leaves out authorities and ALPN: without this, two backends on one address would share
+        // connections that were verified differently.
+        let mut hash = DefaultHasher::new();
+        (&tls.ca, &tls.client, &tls.server_name, self.definition.protocol as u8).hash(&mut hash);
+        peer.group_key = hash.finish();
+        let authority = origin.authority().into();
+        Endpoint { address, authority, peer, healthy: AtomicBool::new(true), contrary: AtomicU32::new(0) }
+    }
+
+    /// The next healthy address, round robin. `avoid` is the one that just failed; it is taken again only when it is the
+    /// only one.
+    pub fn pick(&self, avoid: Option<SocketAddr>) -> Option<Arc<Endpoint>> {
+        let endpoints = self.endpoints.load();
+        let healthy = |endpoint: &&Arc<Endpoint>| endpoint.healthy.load(Ordering::Relaxed);
+        let start = self.next.fetch_add(1, Ordering::Relaxed);
+        let around = (0..endpoints.len()).map(|step| &endpoints[(start.wrapping_add(step)) % endpoints.len()]);
+        let mut candidates = around.filter(healthy);
+        let first = candidates.next()?;
+        if Some(first.address) != avoid {
+            return Some(first.clone());
+        }
+        Some(candidates.find(|endpoint| Some(endpoint.address) != avoid).unwrap_or(first).clone())
+    }
+
+    /// Whether a request could be sent now.
+    pub fn available(&self) -> bool {
+        self.endpoints.load().iter().any(|endpoint| endpoint.healthy.load(Ordering::Relaxed))
+    }
+
+    /// The part of the addresses that is healthy; 0 when there is none.
+    pub fn health_ratio(&self) -> f64 {
+        let endpoints = self.endpoints.load();
+        let healthy = endpoints.iter().filter(|endpoint| endpoint.healthy.load(Ordering::Relaxed)).count();
+        if endpoints.is_empty() { 0.0 } else { healthy as f64 / endpoints.len() as f64 }
+    }
+
+    /// The Host to send when the client's is not kept.
+    pub fn host<'a>(&'a self, endpoint: &'a Endpoint) -> Option<&'a str> {
+        match &self.definition.host {
+            HostMode::Preserve => None,
+            HostMode::Backend => Some(&endpoint.authority),
+            HostMode::Literal(name) => Some(name),
+        }
+    }
+}
