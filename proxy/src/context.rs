@@ -94,7 +94,7 @@ impl Context {
     }
 
     pub fn runtime(&self) -> Option<&RouteRuntime> {
-        self.live.as_ref()?.serving.routes.get(self.found.as_ref()?.route as usize)
+        self.live.as_ref()?.serving.routes.get(self.found.as_ref()?.route as usize).map(Arc::as_ref)
     }
 
     /// The rewrite of the side that was chosen.

@@ -22,7 +22,7 @@ pub struct Serving {
     /// In the order of `table.backends`.
     pub backends: Vec<Arc<RunningBackend>>,
     /// In the order of `table.routes`.
-    pub routes: Vec<RouteRuntime>,
+    pub routes: Vec<Arc<RouteRuntime>>,
     pub revision: HeaderValue,
 }
 

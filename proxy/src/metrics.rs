@@ -9,6 +9,7 @@ use pingora_prometheus::prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
 };
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Latency buckets in seconds: an on-prem hop is milliseconds, a cold start is seconds.
 const LATENCY_BUCKETS_S: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
@@ -126,13 +127,16 @@ type Codes = Box<[OnceLock<IntCounter>; CODES.len()]>;
 /// The handles of one route. A handle is made when it is first needed; from then on it is one pointer away.
 #[derive(Default)]
 pub struct RouteMetrics {
+    /// Legacy, serverless, and answers of our own: for `status`, which must not parse our own metrics.
+    pub answered: [AtomicU64; 3],
+    pub failed: [AtomicU64; 3],
     requests: [OnceLock<Codes>; DECISIONS],
     duration: [OnceLock<Histogram>; 3],
 }
 
 impl RouteMetrics {
     /// Counts one answered request.
-    pub fn answered(&self, metrics: &Metrics, route: &str, decision: Option<(Side, Reason)>, code: u16, seconds: f64) {
+    pub fn count(&self, metrics: &Metrics, route: &str, decision: Option<(Side, Reason)>, code: u16, seconds: f64) {
         let (slot, side, reason) = match decision {
             Some((side, reason)) => (side.index() * 9 + reason.index(), side.as_str(), reason.as_str()),
             None => (OWN, NONE, NONE),
@@ -143,6 +147,10 @@ impl RouteMetrics {
             Err(_) => labelled().inc(),
         }
         let slot = decision.map_or(2, |(side, _)| side.index());
+        self.answered[slot].fetch_add(1, Ordering::Relaxed);
+        if code >= 500 {
+            self.failed[slot].fetch_add(1, Ordering::Relaxed);
+        }
         self.duration[slot].get_or_init(|| metrics.request_duration.with_label_values(&[route, side])).observe(seconds);
     }
 }

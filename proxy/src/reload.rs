@@ -107,7 +107,7 @@ impl Reloader {
             return Ok((None, warnings));
         }
         let backends = self.backends(&table).await?;
-        let routes = table.routes.iter().map(|_| RouteRuntime::default()).collect();
+        let routes = self.runtimes(&table);
         let revision = HeaderValue::from_str(table.revision.as_str()).unwrap_or(HeaderValue::from_static(""));
         Ok((Some(Arc::new(Serving { table, files, backends, routes, revision })), warnings))
     }
@@ -186,6 +186,15 @@ impl Reloader {
             let _ = task.await;
         }
         Ok(running)
+    }
+
+    /// Counts and budgets of a route go on over a reload, as long as its id stays.
+    fn runtimes(&self, table: &RouteTable) -> Vec<Arc<RouteRuntime>> {
+        let known = |id: &str| {
+            let serving = self.serving.as_ref()?;
+            serving.table.by_id.get(id).map(|at| serving.routes[*at as usize].clone())
+        };
+        table.routes.iter().map(|route| known(&route.id).unwrap_or_default()).collect()
     }
 
     fn publish(&mut self, serving: Arc<Serving>) {

@@ -26,7 +26,7 @@ pub fn paths(dir: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// All texts. A file that is not UTF-8 is an error naming it.
+/// All texts of a directory, or the one of a file. A file that is not UTF-8 is an error naming it.
 pub fn sources(dir: &Path) -> io::Result<Vec<Source>> {
     let named = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let read = |path: PathBuf| {
@@ -36,7 +36,11 @@ pub fn sources(dir: &Path) -> io::Result<Vec<Source>> {
         let text = std::fs::read_to_string(&path).map_err(|error| named(&path, error))?;
         Ok(Source { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text })
     };
-    let paths = paths(dir).map_err(|error| named(dir, error))?;
+    let paths = if dir.is_file() { vec![dir.to_owned()] } else { paths(dir).map_err(|error| named(dir, error))? };
+    if paths.is_empty() {
+        // Nothing to read is more likely a wrong mount than the wish to answer 404 to everyone.
+        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: no *.yaml or *.yml file in it", dir.display())));
+    }
     paths.into_iter().map(read).collect()
 }
 

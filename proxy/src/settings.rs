@@ -30,6 +30,7 @@ struct Raw {
     override_key: Option<PathBuf>,
     #[serde(default)]
     trusted_proxies: Vec<IpNet>,
+    #[expect(dead_code, reason = "used by the Lambda target; accepted so that one settings file serves both")]
     aws: Option<RawAws>,
     #[serde(default)]
     drain: RawDrain,

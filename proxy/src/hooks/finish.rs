@@ -30,7 +30,7 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
     let elapsed = ctx.started.elapsed();
     match (ctx.runtime(), ctx.route()) {
         (Some(runtime), Some(route)) => {
-            runtime.metrics.answered(&shared.metrics, &route.id, decision, ctx.status, elapsed.as_secs_f64());
+            runtime.metrics.count(&shared.metrics, &route.id, decision, ctx.status, elapsed.as_secs_f64());
         }
         _ => shared.metrics.requests.with_label_values(&["none", "none", "none", &ctx.status.to_string()]).inc(),
     }

@@ -1,0 +1,144 @@
+//! What the API says: routes, backends, revision, explain.
+//!
+//! Input: the snapshot that serves. Output: versioned JSON values; shapes are in `openapi`. Must not: change anything.
+
+use crate::admin::{Answer, json_answer, problem};
+use crate::live::{Live, RouteRuntime};
+use crate::proxy::Shared;
+use crate::reload::stage_counts;
+use banyan_routes::ids::Side;
+use banyan_routes::request_line::OwnedRequest;
+use banyan_routes::table::Route;
+use serde_json::{Map, Value, json};
+use std::sync::atomic::Ordering;
+
+pub fn revision(shared: &Shared, live: &Live) -> Value {
+    let table = &live.serving.table;
+    let stages: Map<String, Value> = stage_counts(table).into_iter().map(|(name, count)| (name.into(), json!(count))).collect();
+    json!({
+        "version": 1,
+        "banyan": env!("CARGO_PKG_VERSION"),
+        "revision": table.revision,
+        "routes": table.routes.len(),
+        "stages": stages,
+        "last_reload_accepted": shared.metrics.reload_successful.get() == 1,
+        "accepted_at_unix_s": shared.metrics.reload_timestamp.get(),
+        "kill": live.kills.scopes(table),
+        "draining": shared.is_draining(),
+    })
+}
+
+pub fn routes(live: &Live) -> Value {
+    let table = &live.serving.table;
+    let routes: Vec<Value> = table.routes.iter().enumerate().map(|(at, route)| summary(live, at, route)).collect();
+    json!({ "version": 1, "revision": table.revision, "routes": routes })
+}
+
+fn summary(live: &Live, at: usize, route: &Route) -> Value {
+    let table = &live.serving.table;
+    let backend = |side| route.backend(side).map(|backend| &table.backend(backend).id);
+    let conditions = live.conditions(at as u32, route, None);
+    json!({
+        "id": route.id,
+        "owner": route.owner,
+        "group": table.group(route),
+        "stage": route.stage.as_str(),
+        "share_ppm": conditions.share.get(),
+        "killed": conditions.killed,
+        "cohort": table.cohort(route).name,
+        "legacy": backend(Side::Legacy),
+        "serverless": backend(Side::Serverless),
+        "requests": counts(&live.serving.routes[at]),
+    })
+}
+
+fn counts(runtime: &RouteRuntime) -> Value {
+    let side = |slot: usize| {
+        json!({
+            "answered": runtime.metrics.answered[slot].load(Ordering::Relaxed),
+            "failed": runtime.metrics.failed[slot].load(Ordering::Relaxed),
+        })
+    };
+    json!({ "legacy": side(0), "serverless": side(1), "own": side(2) })
+}
+
+/// One route with the rule as it was written. `None`: no such id.
+pub fn route(live: &Live, id: &str) -> Option<Value> {
+    let serving = &live.serving;
+    let at = *serving.table.by_id.get(id)? as usize;
+    let route = &serving.table.routes[at];
+    let mut value = summary(live, at, route);
+    value["version"] = json!(1);
+    value["revision"] = json!(serving.table.revision);
+    if let Some(file) = serving.files.get(route.origin.0 as usize)
+        && let Some(raw) = file.rules.routes.get(route.origin.1 as usize)
+    {
+        value["file"] = json!(file.source.name);
+        value["rule"] = strip_nulls(json!(raw));
+    }
+    Some(value)
+}
+
+/// A field that was not written does not stand in what is shown.
+fn strip_nulls(value: Value) -> Value {
+    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
+    match value {
+        Value::Object(map) => {
+            let kept = map.into_iter().map(|(key, value)| (key, strip_nulls(value))).filter(|(_, value)| !empty(value));
+            Value::Object(kept.collect())
+        }
+        Value::Array(items) => Value::Array(items.into_iter().map(strip_nulls).collect()),
+        other => other,
+    }
+}
+
+pub fn backends(live: &Live) -> Value {
+    let backend = |running: &std::sync::Arc<crate::targets::backend::RunningBackend>| {
+        let endpoints: Vec<Value> = running
+            .endpoints()
+            .iter()
+            .map(|endpoint| {
+                json!({
+                    "address": endpoint.address.to_string(),
+                    "authority": endpoint.authority,
+                    "healthy": endpoint.healthy.load(Ordering::Relaxed),
+                })
+            })
+            .collect();
+        json!({
+            "id": running.definition.id,
+            "checked": running.definition.health.is_some(),
+            "health_ratio": running.health_ratio(),
+            "endpoints": endpoints,
+        })
+    };
+    let backends: Vec<Value> = live.serving.backends.iter().map(backend).collect();
+    json!({ "version": 1, "backends": backends })
+}
+
+/// `{method, url, headers: {name: value}, client_ip, listener}` -> the explanation, with kills and health as they are.
+pub fn explain(live: &Live, body: &Value) -> Answer {
+    match request_of(body) {
+        Ok(request) => {
+            let now = |at: u32, route: &Route| live.conditions(at, route, None);
+            json_answer(200, &banyan_routes::explain::explain(&live.serving.table, &request, now))
+        }
+        Err(error) => problem(400, "not a request", &error),
+    }
+}
+
+fn request_of(body: &Value) -> Result<OwnedRequest, String> {
+    let text = |field: &str| body.get(field).and_then(Value::as_str);
+    let url = text("url").ok_or("`url` is missing; expected an absolute URL")?;
+    let mut request = OwnedRequest::new(text("method").unwrap_or("GET"), url)?;
+    if let Some(headers) = body.get("headers") {
+        let headers = headers.as_object().ok_or("`headers` is not a map; expected {name: value}")?;
+        for (name, value) in headers {
+            request.header(name, value.as_str().ok_or_else(|| format!("the header `{name}` is not a string"))?)?;
+        }
+    }
+    request.listener = text("listener").unwrap_or_default().to_owned();
+    let address = text("client_ip").map(|ip| ip.parse().map_err(|_| format!("`{ip}` is not an address")));
+    request.client_ip = address.transpose()?;
+    Ok(request)
+}

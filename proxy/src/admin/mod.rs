@@ -1,0 +1,176 @@
+//! The admin listener: health, metrics and the API. Its own address, loopback by default.
+//!
+//! Input: requests from operators, probes and Prometheus. Output: JSON and text. Must not: share a listener with traffic, or
+//! be steered from a web page: names in Host are checked against DNS rebinding, and changes need a JSON content type.
+
+mod api;
+mod openapi;
+
+use crate::control::ReloadRequest;
+use crate::proxy::Shared;
+use async_trait::async_trait;
+use http::{Method, Response, StatusCode, header};
+use pingora_core::apps::http_app::ServeHttp;
+use pingora_core::protocols::http::ServerSession;
+use serde::Serialize;
+use serde_json::{Value, json};
+use std::net::IpAddr;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Requests to the API are small.
+const BODY_MAX: usize = 1 << 20;
+
+pub struct Admin {
+    pub shared: Arc<Shared>,
+    pub reload: mpsc::Sender<ReloadRequest>,
+}
+
+/// A finished answer.
+pub type Answer = Response<Vec<u8>>;
+
+#[async_trait]
+impl ServeHttp for Admin {
+    async fn response(&self, session: &mut ServerSession) -> Answer {
+        let head = session.req_header();
+        let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let answer = match (method.as_str(), path.as_str()) {
+            ("GET" | "HEAD", "/livez") => json_answer(200, &json!({ "live": true })),
+            ("GET" | "HEAD", "/readyz") => self.ready(),
+            ("GET" | "HEAD", "/metrics") => text_answer("text/plain; version=0.0.4; charset=utf-8", self.shared.metrics.text()),
+            _ if !path.starts_with("/api/v1/") => problem(404, "no such page", &path),
+            _ if !host_allowed(session) => problem(403, "host not allowed", "the Host must be an address or localhost"),
+            ("GET" | "HEAD", _) => self.read(&path),
+            ("POST", _) => self.change(session, &path).await,
+            _ => problem(405, "method not allowed", "expected GET or POST"),
+        };
+        finish(&method, answer)
+    }
+}
+
+impl Admin {
+    fn ready(&self) -> Answer {
+        if self.shared.is_draining() {
+            return json_answer(503, &json!({ "ready": false, "reason": "draining" }));
+        }
+        match self.shared.live.load() {
+            Some(live) => json_answer(200, &json!({ "ready": true, "revision": live.serving.table.revision })),
+            None => json_answer(503, &json!({ "ready": false, "reason": "no valid rule set" })),
+        }
+    }
+
+    fn read(&self, path: &str) -> Answer {
+        let Some(live) = self.shared.live.load() else { return problem(503, "no valid rule set", "nothing serves yet") };
+        match path.strip_prefix("/api/v1/").unwrap_or_default() {
+            "openapi.json" => json_answer(200, &openapi::document()),
+            "revision" => json_answer(200, &api::revision(&self.shared, &live)),
+            "routes" => json_answer(200, &api::routes(&live)),
+            "backends" => json_answer(200, &api::backends(&live)),
+            rest => match rest.strip_prefix("routes/").map(|id| api::route(&live, id)) {
+                Some(Some(route)) => json_answer(200, &route),
+                Some(None) => problem(404, "no such route", path),
+                None => problem(404, "no such resource", path),
+            },
+        }
+    }
+
+    async fn change(&self, session: &mut ServerSession, path: &str) -> Answer {
+        let json_type = session.get_header_bytes(header::CONTENT_TYPE).to_ascii_lowercase().starts_with(b"application/json");
+        if !json_type {
+            return problem(415, "not JSON", "expected Content-Type: application/json");
+        }
+        let body = match body(session).await {
+            Ok(body) => body,
+            Err(answer) => return answer,
+        };
+        match path {
+            "/api/v1/explain" => match self.shared.live.load() {
+                Some(live) => api::explain(&live, &body),
+                None => problem(503, "no valid rule set", "nothing serves yet"),
+            },
+            "/api/v1/reload" => self.reload().await,
+            _ => problem(404, "no such resource", path),
+        }
+    }
+
+    async fn reload(&self) -> Answer {
+        let (done, outcome) = tokio::sync::oneshot::channel();
+        let asked = self.reload.send(done).await.is_ok();
+        match outcome.await {
+            Ok(outcome) if asked && outcome.accepted => json_answer(200, &outcome),
+            Ok(outcome) => {
+                let mut answer = problem_value(422, "rules refused", "the last good ones keep serving");
+                answer["problems"] = json!(outcome.problems);
+                answer["revision"] = json!(outcome.revision);
+                problem_answer(422, &answer)
+            }
+            Err(_) => problem(503, "stopping", "the process is on its way out"),
+        }
+    }
+}
+
+async fn body(session: &mut ServerSession) -> Result<Value, Answer> {
+    let mut bytes = Vec::new();
+    loop {
+        match session.read_request_body().await {
+            Ok(Some(chunk)) if bytes.len() + chunk.len() > BODY_MAX => return Err(problem(413, "body too large", "expected at most 1 MiB")),
+            Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
+            Ok(None) => break,
+            Err(_) => return Err(problem(400, "body not readable", "the connection broke")),
+        }
+    }
+    if bytes.is_empty() {
+        return Ok(json!({}));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| problem(400, "not JSON", &error.to_string()))
+}
+
+/// An address or localhost: a name that a stranger's DNS can point at us is neither.
+fn host_allowed(session: &ServerSession) -> bool {
+    let head = session.req_header();
+    let host = head.headers.get(header::HOST).and_then(|host| host.to_str().ok());
+    let host = banyan_routes::request::bare_host(host.unwrap_or_default());
+    host.eq_ignore_ascii_case("localhost") || host.trim_matches(['[', ']']).parse::<IpAddr>().is_ok()
+}
+
+pub fn json_answer(status: u16, value: &impl Serialize) -> Answer {
+    let body = serde_json::to_vec(value).unwrap_or_default();
+    build(status, "application/json", [body, b"\n".to_vec()].concat())
+}
+
+fn text_answer(content_type: &'static str, body: String) -> Answer {
+    build(200, content_type, body.into_bytes())
+}
+
+/// An RFC 9457 problem document.
+pub fn problem(status: u16, title: &str, detail: &str) -> Answer {
+    problem_answer(status, &problem_value(status, title, detail))
+}
+
+fn problem_value(status: u16, title: &str, detail: &str) -> Value {
+    json!({ "type": "about:blank", "title": title, "status": status, "detail": detail })
+}
+
+fn problem_answer(status: u16, value: &Value) -> Answer {
+    build(status, "application/problem+json", serde_json::to_vec(value).unwrap_or_default())
+}
+
+fn build(status: u16, content_type: &'static str, body: Vec<u8>) -> Answer {
+    let mut response = Response::new(body);
+    *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, http::HeaderValue::from_static(content_type));
+    headers.insert(header::CACHE_CONTROL, http::HeaderValue::from_static("no-store"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, http::HeaderValue::from_static("nosniff"));
+    response
+}
+
+/// The framework neither counts the body nor leaves it out for HEAD.
+fn finish(method: &Method, mut answer: Answer) -> Answer {
+    let length = answer.body().len();
+    answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    if *method == Method::HEAD {
+        answer.body_mut().clear();
+    }
+    answer
+}

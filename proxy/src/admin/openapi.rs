@@ -1,0 +1,63 @@
+//! The description of the API, served at /api/v1/openapi.json.
+//!
+//! Input: nothing. Output: an OpenAPI 3.1 document. Must not: describe what is not there; an end-to-end test calls every path
+//! it names.
+
+use serde_json::{Value, json};
+
+pub fn document() -> Value {
+    let ok = |description: &str| json!({ "description": description, "content": { "application/json": { "schema": { "type": "object" } } } });
+    let problem = json!({
+        "description": "an RFC 9457 problem",
+        "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } }
+    });
+    let get = |summary: &str| json!({ "get": { "summary": summary, "responses": { "200": ok(summary), "403": problem, "503": problem } } });
+    json!({
+        "openapi": "3.1.0",
+        "info": { "title": "Banyan admin API", "version": env!("CARGO_PKG_VERSION") },
+        "paths": {
+            "/livez": { "get": { "summary": "the process runs", "responses": { "200": ok("alive") } } },
+            "/readyz": { "get": { "summary": "it takes traffic", "responses": { "200": ok("ready"), "503": ok("no valid rule set, or draining") } } },
+            "/metrics": { "get": { "summary": "Prometheus text format", "responses": { "200": { "description": "metrics", "content": { "text/plain": {} } } } } },
+            "/api/v1/revision": get("what serves"),
+            "/api/v1/routes": get("all routes with stage, share and counts"),
+            "/api/v1/routes/{id}": { "get": {
+                "summary": "one route with its rule",
+                "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
+                "responses": { "200": ok("the route"), "403": problem, "404": problem, "503": problem }
+            } },
+            "/api/v1/backends": get("all backends with their addresses and health"),
+            "/api/v1/explain": { "post": {
+                "summary": "where a request goes, and why",
+                "requestBody": { "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Explain" } } } },
+                "responses": { "200": ok("the explanation"), "400": problem, "403": problem, "413": problem, "415": problem, "503": problem }
+            } },
+            "/api/v1/reload": { "post": {
+                "summary": "read the rule directory again",
+                "requestBody": { "content": { "application/json": { "schema": { "type": "object" } } } },
+                "responses": { "200": ok("accepted"), "403": problem, "415": problem, "422": problem, "503": problem }
+            } },
+        },
+        "components": { "schemas": {
+            "Explain": {
+                "type": "object",
+                "required": ["url"],
+                "properties": {
+                    "method": { "type": "string", "default": "GET" },
+                    "url": { "type": "string" },
+                    "headers": { "type": "object", "additionalProperties": { "type": "string" } },
+                    "client_ip": { "type": "string" },
+                    "listener": { "type": "string" }
+                }
+            },
+            "Problem": {
+                "type": "object",
+                "required": ["type", "title", "status"],
+                "properties": {
+                    "type": { "type": "string" }, "title": { "type": "string" }, "status": { "type": "integer" },
+                    "detail": { "type": "string" }, "problems": { "type": "array", "items": { "type": "object" } }
+                }
+            }
+        } }
+    })
+}

@@ -1,0 +1,244 @@
+//! The only wiring: settings -> a running process.
+//!
+//! Input: checked settings. Output: a process that serves until it is told to stop. Must not: be needed by any other module.
+
+use crate::access_log::LogSender;
+use crate::admin::Admin;
+use crate::certificates::{HotCertificate, client_verifier};
+use crate::control::{Control, ControlLoop, ReloadRequest, Signals, Stop};
+use crate::live::LiveTable;
+use crate::metrics::Metrics;
+use crate::proxy::Shared;
+use crate::reload::{Outcome, Reloader};
+use crate::service::Service;
+use crate::settings::{Listener, Settings};
+use crate::targets::resolve::Resolver;
+use anyhow::{Context as _, Result, anyhow};
+use async_trait::async_trait;
+use banyan_routes::problem::Source;
+use pingora_core::apps::HttpServerOptions;
+use pingora_core::listeners::ListenerConfig;
+use pingora_core::listeners::tls::TlsSettings;
+use pingora_core::protocols::l4::stream::L4BufferSettings;
+use pingora_core::server::configuration::ServerConf;
+use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
+use pingora_core::services::ServiceWithDependents;
+use pingora_core::services::listening::Service as ListeningService;
+use pingora_proxy::ProxyServiceBuilder;
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+use tokio::sync::{mpsc, watch};
+
+/// Pooled connections to backends, for all threads together: more than any peak of concurrent requests, because a pool that
+/// is too small costs a handshake per request.
+const POOL_CONNECTIONS: usize = 8_192;
+/// Bytes read from a client at once; the framework's 64 KiB would be the largest part of an idle connection's memory.
+const READ_BUFFER: usize = 4 << 10;
+/// Tries in all that the framework may make; how many really are made is decided per route.
+const TRIES_MAX: usize = 24;
+
+/// The rules at start are refused, or there is nothing to listen on: nothing was started.
+pub enum Started {
+    /// Runs until it is told to stop.
+    Ready(Box<Running>),
+    Refused(Outcome, Vec<Source>),
+}
+
+pub struct Running {
+    server: Server,
+    control: Control,
+    shared: Arc<Shared>,
+    /// Keeps the control thread's runtime alive.
+    _control_runtime: tokio::runtime::Runtime,
+}
+
+/// Starts everything up to the point of serving.
+pub fn start(mut settings: Settings, wait_for_rules: bool, extra: Vec<Box<dyn ServiceWithDependents>>) -> Result<Started> {
+    // Two TLS providers could be linked one day; which one serves must not be chance.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    if settings.listeners.is_empty() {
+        return Err(anyhow!("no listener: give `--listen ADDRESS` or `listeners:` in the settings"));
+    }
+    std::fs::create_dir_all(&settings.state_dir).with_context(|| format!("state directory {}", settings.state_dir.display()))?;
+    for listener in &mut settings.listeners {
+        listener.address = bindable(listener.address).with_context(|| format!("listener `{}`", listener.name))?;
+    }
+    settings.admin = settings.admin.map(bindable).transpose().context("admin listener")?;
+    for field in &settings.ignored {
+        tracing::warn!("settings: {field} is not enforced yet by this version");
+    }
+    let metrics = Arc::new(Metrics::new());
+    let live = Arc::new(LiveTable::default());
+    let log = LogSender::start(&settings.access_log, metrics.log_dropped.clone()).context("access log")?;
+    let certificates: Vec<Option<Arc<HotCertificate>>> = settings
+        .listeners
+        .iter()
+        .map(|listener| listener.tls.as_ref().map(HotCertificate::load).transpose())
+        .collect::<Result<_, String>>()
+        .map_err(|error| anyhow!("certificate: {error}"))?;
+    let draining = Arc::new(AtomicBool::new(false));
+    let control_runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()?;
+    let (stop, stopped) = watch::channel(None);
+    let (reload, requests) = mpsc::channel::<ReloadRequest>(16);
+    let first = control_runtime.block_on(async {
+        let signals = Signals::install()?;
+        let mut reloader = Reloader::new(&settings, live.clone(), metrics.clone(), Arc::new(Resolver::new()));
+        reloader.look_at_kills();
+        let (outcome, sources) = reloader.reload().await;
+        anyhow::Ok((signals, reloader, outcome, sources))
+    })?;
+    let (signals, reloader, outcome, sources) = first;
+    if !outcome.accepted && !wait_for_rules {
+        return Ok(Started::Refused(outcome, sources));
+    }
+    let (hot, hup_log) = (certificates.clone(), log.clone());
+    let on_hup = move || {
+        hot.iter().flatten().for_each(|certificate| certificate.reload());
+        hup_log.reopen();
+    };
+    let control_loop = ControlLoop {
+        reloader,
+        live: live.clone(),
+        rules_dir: settings.rules_dir.clone(),
+        state_dir: settings.state_dir.clone(),
+        watch: settings.watch,
+        signals,
+        requests,
+        draining: draining.clone(),
+        stop,
+        drain_delay: settings.drain_delay,
+        on_hup: Box::new(on_hup),
+    };
+    control_runtime.spawn(control_loop.run());
+    let shared = Arc::new(Shared { settings, live, metrics, log, draining: draining.clone() });
+    let control = Control { reload, draining, stop: stopped };
+    let mut server = server(&shared, &certificates, &control)?;
+    extra.into_iter().for_each(|service| {
+        server.add_services(vec![service]);
+    });
+    Ok(Started::Ready(Box::new(Running { server, control, shared, _control_runtime: control_runtime })))
+}
+
+/// The address with a port of its own where 0 was given. The framework would try a taken address for 30 s and then panic
+/// in a task, leaving a process without its listener.
+fn bindable(address: SocketAddr) -> Result<SocketAddr> {
+    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
+    Ok(listener.local_addr()?)
+}
+
+fn server(shared: &Arc<Shared>, certificates: &[Option<Arc<HotCertificate>>], control: &Control) -> Result<Server> {
+    let settings = &shared.settings;
+    let conf = ServerConf {
+        threads: settings.threads,
+        max_retries: TRIES_MAX,
+        upstream_keepalive_pool_size: POOL_CONNECTIONS / settings.threads,
+        grace_period_seconds: Some(settings.drain_deadline.as_secs().max(1)),
+        graceful_shutdown_timeout_seconds: Some(1),
+        ..ServerConf::default()
+    };
+    let mut server = Server::new_with_opt_and_conf(None, conf);
+    server.bootstrap();
+    let service = |name: String, h2c: bool| {
+        let mut options = HttpServerOptions::default();
+        options.h2c = h2c;
+        ProxyServiceBuilder::new(&server.configuration, Service(shared.clone())).name(name).server_options(options).build()
+    };
+    // One service for all listeners but h2c ones, so that they share one pool of connections to the backends.
+    let mut main = service("proxy".into(), false);
+    let mut h2c = Vec::new();
+    for (listener, certificate) in settings.listeners.iter().zip(certificates) {
+        let config = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::new(READ_BUFFER, 1460));
+        if listener.h2c {
+            let mut own = service(format!("proxy {}", listener.name), true);
+            own.add_listener(config);
+            h2c.push(own);
+            continue;
+        }
+        main.add_listener(match certificate {
+            Some(certificate) => config.tls(tls(listener, certificate)?),
+            None => config,
+        });
+    }
+    if settings.listeners.iter().any(|listener| !listener.h2c) {
+        server.add_service(main);
+    }
+    h2c.into_iter().for_each(|own| {
+        server.add_service(own);
+    });
+    if let Some(address) = settings.admin {
+        let admin = Admin { shared: shared.clone(), reload: control.reload.clone() };
+        let mut service = ListeningService::new("admin".into(), admin);
+        service.threads = Some(1);
+        service.add_tcp(&address.to_string());
+        server.add_service(service);
+    }
+    Ok(server)
+}
+
+fn tls(listener: &Listener, certificate: &Arc<HotCertificate>) -> Result<TlsSettings> {
+    struct NoCallbacks;
+    impl pingora_core::listeners::TlsAccept for NoCallbacks {}
+    let mut settings = TlsSettings::with_callbacks(Box::new(NoCallbacks)).map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?;
+    settings.set_cert_resolver(certificate.clone());
+    if let Some(ca) = listener.tls.as_ref().and_then(|tls| tls.client_ca.as_ref()) {
+        settings.set_client_cert_verifier(client_verifier(ca).map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?);
+    }
+    if listener.h2 {
+        settings.enable_h2();
+    }
+    Ok(settings)
+}
+
+/// Waits for the control thread's word.
+struct StopSignal(watch::Receiver<Option<Stop>>);
+
+#[async_trait]
+impl ShutdownSignalWatch for StopSignal {
+    async fn recv(&self) -> ShutdownSignal {
+        let mut stop = self.0.clone();
+        let word = stop.wait_for(Option::is_some).await.ok().and_then(|word| *word);
+        word.unwrap_or(Stop::Fast).signal()
+    }
+}
+
+impl Running {
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
+    /// Serves until told to stop; ends the process.
+    pub fn run(self) {
+        let Running { server, control, shared, _control_runtime } = self;
+        let ending = shared.clone();
+        let mut stop = control.stop.clone();
+        // The framework sleeps out its whole grace period even when nothing is left to do; this ends the process as soon as
+        // it is idle.
+        _control_runtime.spawn(async move {
+            if matches!(stop.wait_for(Option::is_some).await.map(|word| *word), Ok(Some(Stop::Graceful))) {
+                end_when_idle(&ending).await;
+            }
+        });
+        server.run(RunArgs { shutdown_signal: Box::new(StopSignal(control.stop.clone())) });
+        shared.log.flush();
+    }
+}
+
+/// Idle: no request in flight at several looks in a row, so that one being read from a socket just now is seen.
+async fn end_when_idle(shared: &Shared) {
+    const LOOK: Duration = Duration::from_millis(20);
+    const IDLE_LOOKS: u32 = 10;
+    let deadline = Instant::now() + shared.settings.drain_deadline;
+    let mut idle = 0;
+    while idle < IDLE_LOOKS && Instant::now() < deadline {
+        tokio::time::sleep(LOOK).await;
+        idle = if shared.metrics.inflight.get() == 0 { idle + 1 } else { 0 };
+    }
+    let left = shared.metrics.inflight.get();
+    if left > 0 {
+        tracing::warn!(requests = left, "drain deadline reached; requests still in flight are cut");
+    }
+    shared.log.flush();
+    std::process::exit(0);
+}

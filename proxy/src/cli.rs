@@ -1,0 +1,204 @@
+//! The command line: every command and flag, and what each calls.
+//!
+//! Input: arguments and `BANYAN_*` variables. Output: an exit code. Must not: do any of the work.
+
+use crate::admin_client::AdminClient;
+use crate::commands::check::CheckOutput;
+use crate::commands::{check, demo, explain, layout, plan, remote, run};
+use crate::exit::Exit;
+use crate::settings::Flags;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+/// Moves traffic from an on-prem legacy system to serverless endpoints, route by route, with proof at every step.
+#[derive(Parser)]
+#[command(name = "banyan", version, propagate_version = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Args)]
+struct Remote {
+    /// The admin API of a running proxy.
+    #[arg(long, env = "BANYAN_ADMIN_URL", default_value = "http://127.0.0.1:9901", value_name = "URL")]
+    admin: String,
+    /// A file that holds the bearer token.
+    #[arg(long, env = "BANYAN_TOKEN_FILE", value_name = "FILE")]
+    token_file: Option<PathBuf>,
+    #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Serve traffic by the rules of a directory.
+    Run {
+        #[arg(long, env = "BANYAN_RULES", value_name = "DIR")]
+        rules: Option<PathBuf>,
+        #[arg(long, env = "BANYAN_SETTINGS", value_name = "FILE")]
+        settings: Option<PathBuf>,
+        /// Repeat for several plain HTTP listeners; replaces those of the settings.
+        #[arg(long, env = "BANYAN_LISTEN", value_name = "ADDR", value_delimiter = ',')]
+        listen: Vec<SocketAddr>,
+        #[arg(long, env = "BANYAN_ADMIN", value_name = "ADDR")]
+        admin: Option<SocketAddr>,
+        #[arg(long, env = "BANYAN_STATE", value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// Start without valid rules and stay unready until there are some.
+        #[arg(long, env = "BANYAN_WAIT_FOR_RULES")]
+        wait_for_rules: bool,
+    },
+    /// The legacy airline, the serverless airline, the proxy and traffic, in one process.
+    Demo {
+        #[arg(long, env = "BANYAN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
+        listen: SocketAddr,
+        #[arg(long, env = "BANYAN_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
+        admin: SocketAddr,
+        #[arg(long, env = "BANYAN_NO_TRAFFIC")]
+        no_traffic: bool,
+    },
+    /// Compile a rule directory and run its tests; every problem is shown.
+    Check {
+        dir: PathBuf,
+        #[arg(long, env = "BANYAN_DENY_WARNINGS")]
+        deny_warnings: bool,
+        #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
+        output: CheckOutput,
+    },
+    /// Run the rules' own tests, one line each.
+    Test { dir: PathBuf },
+    /// Show where a request goes, why, and why every other route lost.
+    Explain {
+        #[arg(long, env = "BANYAN_RULES", value_name = "DIR")]
+        rules: PathBuf,
+        method: String,
+        url: String,
+        #[arg(short = 'H', long = "header", env = "BANYAN_HEADER", value_name = "K: V")]
+        headers: Vec<String>,
+        #[arg(long, env = "BANYAN_LISTENER", default_value = "", value_name = "NAME")]
+        listener: String,
+        #[arg(long, env = "BANYAN_CLIENT_IP", value_name = "IP")]
+        client_ip: Option<IpAddr>,
+        #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Show what changes between two rule directories.
+    Plan {
+        #[arg(long, env = "BANYAN_FROM", value_name = "DIR")]
+        from: PathBuf,
+        #[arg(long, env = "BANYAN_TO", value_name = "DIR")]
+        to: PathBuf,
+        /// `METHOD URL` lines or JSON lines, replayed against both.
+        #[arg(long, env = "BANYAN_REQUESTS", value_name = "FILE")]
+        requests: Option<PathBuf>,
+        /// 0 no change, 1 error, 2 changes.
+        #[arg(long, env = "BANYAN_DETAILED_EXITCODE")]
+        detailed_exitcode: bool,
+        #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
+        output: Output,
+    },
+    /// Lay out rule files; names those that changed.
+    Fmt {
+        dir: PathBuf,
+        /// Change nothing; exit 1 when something would be.
+        #[arg(long, env = "BANYAN_CHECK")]
+        check: bool,
+    },
+    /// Print the JSON Schema of rule files.
+    Schema,
+    /// Print completions for a shell.
+    Completions { shell: clap_complete::Shell },
+    /// Print the manual page.
+    Man,
+    /// What serves: revision, stages, kill switches.
+    Status {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// All routes with stage, share and counts.
+    Routes {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// One route with its rule.
+    Show {
+        id: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Make a running proxy read its rules again.
+    Reload {
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Exit 0 when a running proxy is ready, 1 when not, 3 when it cannot be reached.
+    Healthcheck {
+        #[command(flatten)]
+        remote: Remote,
+    },
+}
+
+/// Parses and runs.
+pub fn main() -> Exit {
+    match Cli::try_parse() {
+        Ok(cli) => dispatch(cli.command),
+        Err(error) => {
+            // Help and version are answers, not mistakes.
+            let exit = if error.use_stderr() { Exit::Usage } else { Exit::Ok };
+            let _ = error.print();
+            exit
+        }
+    }
+}
+
+fn dispatch(command: Command) -> Exit {
+    match command {
+        Command::Run { rules, settings, listen, admin, state, wait_for_rules } => {
+            let flags = Flags { listen, admin, rules, state, attribution: false };
+            run::run(settings.as_deref(), &flags, wait_for_rules)
+        }
+        Command::Demo { listen, admin, no_traffic } => demo::run(listen, admin, !no_traffic),
+        Command::Check { dir, deny_warnings, output } => check::check(&dir, deny_warnings, output),
+        Command::Test { dir } => check::test(&dir),
+        Command::Explain { rules, method, url, headers, listener, client_ip, output } => {
+            let question = explain::Question { method: &method, url: &url, headers: &headers, listener: &listener, client_ip };
+            explain::run(&rules, &question, output == Output::Json)
+        }
+        Command::Plan { from, to, requests, detailed_exitcode, output } => {
+            plan::run(&from, &to, requests.as_deref(), detailed_exitcode, output == Output::Json)
+        }
+        Command::Fmt { dir, check } => layout::fmt(&dir, check),
+        Command::Schema => layout::schema(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "banyan", &mut std::io::stdout());
+            Exit::Ok
+        }
+        Command::Man => match clap_mangen::Man::new(Cli::command()).render(&mut std::io::stdout()) {
+            Ok(()) => Exit::Ok,
+            Err(_) => Exit::Internal,
+        },
+        Command::Status { remote } => with_admin(&remote, |client, json| remote::status(client, json)),
+        Command::Routes { remote } => with_admin(&remote, |client, json| remote::routes(client, json)),
+        Command::Show { id, remote } => with_admin(&remote, |client, json| remote::show(client, &id, json)),
+        Command::Reload { remote } => with_admin(&remote, |client, json| remote::reload(client, json)),
+        Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),
+    }
+}
+
+fn with_admin(remote: &Remote, ask: impl FnOnce(&AdminClient, bool) -> Exit) -> Exit {
+    match AdminClient::new(&remote.admin, remote.token_file.as_deref()) {
+        Ok(client) => ask(&client, remote.output == Output::Json),
+        Err(error) => {
+            eprintln!("banyan: {error}");
+            Exit::Usage
+        }
+    }
+}

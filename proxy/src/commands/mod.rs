@@ -1,0 +1,10 @@
+//! One file per command or family of commands. Data goes to stdout, everything else to stderr.
+
+pub mod rules;
+pub mod check;
+pub mod explain;
+pub mod plan;
+pub mod layout;
+pub mod remote;
+pub mod run;
+pub mod demo;

@@ -1,0 +1,141 @@
+//! Commands that ask a running proxy: status, routes, show, reload, healthcheck.
+//!
+//! Input: the admin API. Output: tables or the API's JSON. Must not: change anything but by `reload`.
+
+use crate::admin_client::{AdminClient, Unreachable};
+use crate::exit::Exit;
+use banyan_routes::ids::SharePpm;
+use serde_json::{Value, json};
+
+/// Prints and turns "cannot be reached" into its exit code.
+fn finish(result: Result<Exit, Unreachable>) -> Exit {
+    result.unwrap_or_else(|error| {
+        eprintln!("banyan: {error}");
+        Exit::Unreachable
+    })
+}
+
+/// An API answer that is not a success: its problem on stderr.
+fn refused(status: u16, value: &Value) -> Exit {
+    let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    eprintln!("banyan: {status} {}: {}", text("title"), text("detail"));
+    Exit::No
+}
+
+pub fn healthcheck(client: &AdminClient) -> Exit {
+    finish(client.get("/readyz").map(|(status, value)| {
+        println!("{value}");
+        if status == 200 { Exit::Ok } else { Exit::No }
+    }))
+}
+
+pub fn status(client: &AdminClient, json: bool) -> Exit {
+    finish(client.get("/api/v1/revision").map(|(status, value)| {
+        if status != 200 {
+            return refused(status, &value);
+        }
+        if json {
+            println!("{value:#}");
+            return Exit::Ok;
+        }
+        println!("banyan     {}", plain(&value["banyan"]));
+        println!("revision   {}", plain(&value["revision"]));
+        let stages = value["stages"].as_object().into_iter().flatten().filter(|(_, count)| count.as_u64() != Some(0));
+        let stages: Vec<String> = stages.map(|(name, count)| format!("{count} {name}")).collect();
+        println!("routes     {} ({})", value["routes"], stages.join(", "));
+        println!("reload     {}", if value["last_reload_accepted"] == json!(true) { "accepted" } else { "REFUSED; the last good rules serve" });
+        let kills: Vec<String> = value["kill"].as_array().into_iter().flatten().map(plain).collect();
+        println!("kill       {}", if kills.is_empty() { "off".into() } else { kills.join(", ") });
+        println!("draining   {}", if value["draining"] == json!(true) { "yes" } else { "no" });
+        Exit::Ok
+    }))
+}
+
+pub fn routes(client: &AdminClient, json: bool) -> Exit {
+    finish(client.get("/api/v1/routes").map(|(status, value)| {
+        if status != 200 {
+            return refused(status, &value);
+        }
+        if json {
+            println!("{value:#}");
+        } else {
+            print!("{}", table(value["routes"].as_array().map_or(&[][..], Vec::as_slice)));
+        }
+        Exit::Ok
+    }))
+}
+
+/// One line a route.
+pub fn table(routes: &[Value]) -> String {
+    let header = ["ROUTE", "STAGE", "SHARE", "KILL", "LEGACY", "ANSWERED", "FAILED", "SERVERLESS", "ANSWERED", "FAILED"];
+    let mut rows: Vec<Vec<String>> = vec![header.iter().map(|name| (*name).to_owned()).collect()];
+    for route in routes {
+        let share = route["share_ppm"].as_u64().and_then(|ppm| SharePpm::new(ppm as u32)).map_or(String::new(), |share| share.to_string());
+        let count = |side: &str, what: &str| route["requests"][side][what].to_string();
+        rows.push(vec![
+            plain(&route["id"]),
+            plain(&route["stage"]),
+            share,
+            if route["killed"] == json!(true) { "yes".into() } else { "-".into() },
+            plain(&route["legacy"]),
+            count("legacy", "answered"),
+            count("legacy", "failed"),
+            plain(&route["serverless"]),
+            count("serverless", "answered"),
+            count("serverless", "failed"),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        cells.collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n"
+    };
+    rows.iter().map(line).collect()
+}
+
+fn plain(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    }
+}
+
+pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
+    finish(client.get(&format!("/api/v1/routes/{id}")).map(|(status, value)| {
+        if status != 200 {
+            return refused(status, &value);
+        }
+        if json {
+            println!("{value:#}");
+            return Exit::Ok;
+        }
+        print!("{}", table(std::slice::from_ref(&value)));
+        for field in ["owner", "group", "cohort", "file", "revision"] {
+            println!("{field:<10} {}", plain(&value[field]));
+        }
+        println!("rule\n{}", serde_yaml::to_string(&value["rule"]).unwrap_or_default().trim_end());
+        Exit::Ok
+    }))
+}
+
+pub fn reload(client: &AdminClient, json: bool) -> Exit {
+    finish(client.post("/api/v1/reload", &json!({})).map(|(status, value)| {
+        if json {
+            println!("{value:#}");
+        } else if status == 200 {
+            let what = if value["changed"] == json!(true) { "accepted" } else { "accepted; nothing changed" };
+            println!("{what}, revision {}", plain(&value["revision"]));
+        } else {
+            for problem in value["problems"].as_array().into_iter().flatten() {
+                let place = match (&problem["file"], &problem["line"]) {
+                    (Value::String(file), line) if line.is_number() => format!("{file}:{line}: "),
+                    _ => String::new(),
+                };
+                println!("{place}{}: {}", plain(&problem["code"]), plain(&problem["message"]));
+            }
+        }
+        if status == 200 { Exit::Ok } else { refused(status, &value) }
+    }))
+}
