@@ -3,7 +3,7 @@
 //! Input: requests from operators, probes and Prometheus. Output: JSON and text. Must not: share a listener with traffic, or
 //! be steered from a web page: names in Host are checked against DNS rebinding, and changes need a JSON content type.
 
-mod api;
+pub mod api;
 mod openapi;
 
 use crate::control::ReloadRequest;
