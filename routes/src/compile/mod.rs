@@ -110,9 +110,12 @@ impl Lowering {
             for (position, route) in file.rules.routes.iter().enumerate() {
                 let path = format!("routes[{position}].id");
                 self.name("route", number, &path, &route.id);
-                if route.id == DEFAULT_ROUTE || route.id == "none" || route.id == "all" {
-                    let text = format!("`{}` is a reserved id", route.id);
-                    self.error("id_reserved", number, &path, text, "another id; `default`, `none` and `all` have meanings of their own");
+                if route.id == DEFAULT_ROUTE {
+                    self.error("id_reserved", number, &path, "`default` is the route of what nothing claims", "another id");
+                }
+                if route.id == "none" || route.id == "all" {
+                    let text = format!("`{}` is also a word of commands and tests, which would not mean this route", route.id);
+                    self.problems.push(Problem::warning("id_ambiguous", Place::field(number, &path), text).route(&route.id));
                 }
                 if let Some((first, at)) = self.route_ids.insert(route.id.clone(), (number, position)) {
                     let line = crate::locate::locate(&files[first].source.text).nearest(&format!("routes[{at}].id")).line;
