@@ -24,7 +24,8 @@ pub fn services(addresses: Addresses) -> Vec<Box<dyn ServiceWithDependents>> {
     let store = Arc::new(Store::new());
     let (legacy, serverless) = (Arc::new(Faults::default()), Arc::new(Faults::default()));
     let monolith = Monolith { store: store.clone(), faults: legacy.clone() };
-    let functions = FunctionUrls { store: store.clone(), faults: serverless.clone(), calls: Default::default() };
+    let functions =
+        FunctionUrls { store: store.clone(), faults: serverless.clone(), calls: Default::default() };
     let control = Control { store, legacy, serverless };
     vec![
         service("legacy airline", monolith, addresses.legacy),
@@ -33,7 +34,11 @@ pub fn services(addresses: Addresses) -> Vec<Box<dyn ServiceWithDependents>> {
     ]
 }
 
-fn service<S: ServeHttp + Send + Sync + 'static>(name: &str, app: S, address: SocketAddr) -> Box<dyn ServiceWithDependents> {
+fn service<S: ServeHttp + Send + Sync + 'static>(
+    name: &str,
+    app: S,
+    address: SocketAddr,
+) -> Box<dyn ServiceWithDependents> {
     let mut service = Service::new(name.to_owned(), app);
     service.threads = Some(1);
     service.add_tcp(&address.to_string());

@@ -29,7 +29,12 @@ impl ServeHttp for Control {
                 let (writes, entries) = self.store.ledger();
                 return json(200, &json!({ "writes": writes, "entries": entries }));
             }
-            _ => return json(404, &json!({ "error": "expected /faults/legacy, /faults/serverless or /ledger" })),
+            _ => {
+                return json(
+                    404,
+                    &json!({ "error": "expected /faults/legacy, /faults/serverless or /ledger" }),
+                );
+            }
         };
         match request.method.as_str() {
             "GET" => json(200, &json!(*faults.get())),

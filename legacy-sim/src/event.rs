@@ -62,9 +62,13 @@ impl Event {
         let mut headers: BTreeMap<String, String> = BTreeMap::new();
         for (name, value) in request.head.headers.iter().filter(|(name, _)| *name != "cookie") {
             let value = String::from_utf8_lossy(value.as_bytes()).into_owned();
-            headers.entry(name.as_str().to_owned()).and_modify(|all| *all += &format!(",{value}")).or_insert(value);
+            headers
+                .entry(name.as_str().to_owned())
+                .and_modify(|all| *all += &format!(",{value}"))
+                .or_insert(value);
         }
-        let cookies = request.header("cookie").unwrap_or_default().split("; ").filter(|cookie| !cookie.is_empty());
+        let cookies =
+            request.header("cookie").unwrap_or_default().split("; ").filter(|cookie| !cookie.is_empty());
         let text = std::str::from_utf8(&request.body).ok();
         let body = text.map_or_else(|| STANDARD.encode(&request.body), str::to_owned);
         let http = Http {
@@ -92,7 +96,10 @@ impl Event {
     }
 
     pub fn json(&self) -> serde_json::Value {
-        self.body.as_deref().and_then(|body| serde_json::from_str(body).ok()).unwrap_or(serde_json::Value::Null)
+        self.body
+            .as_deref()
+            .and_then(|body| serde_json::from_str(body).ok())
+            .unwrap_or(serde_json::Value::Null)
     }
 }
 
@@ -103,7 +110,11 @@ impl Answer {
     }
 
     pub fn into_http(self) -> Reply {
-        let body = if self.is_base64_encoded { STANDARD.decode(&self.body).unwrap_or_default() } else { self.body.into_bytes() };
+        let body = if self.is_base64_encoded {
+            STANDARD.decode(&self.body).unwrap_or_default()
+        } else {
+            self.body.into_bytes()
+        };
         let content_type = self.headers.get("content-type").map_or("application/json", String::as_str);
         let mut answer = reply(self.status_code, content_type, body);
         for (name, value) in self.headers.iter().filter(|(name, _)| *name != "content-type") {

@@ -30,7 +30,8 @@ impl ServeHttp for FunctionUrls {
         let request_id = format!("{:08x}-{number:012x}", number.wrapping_mul(0x9e37_79b9) as u32);
         let host = request.header("host").unwrap_or_default().to_owned();
         let name = host.split(['.', ':']).next().unwrap_or_default();
-        if request.method == Method::POST || request.method == Method::PUT || request.method == Method::DELETE {
+        if request.method == Method::POST || request.method == Method::PUT || request.method == Method::DELETE
+        {
             let key = request.header("idempotency-key").map(str::to_owned);
             self.store.record("serverless", format!("{} {}", request.method, request.path), key);
         }
@@ -38,7 +39,8 @@ impl ServeHttp for FunctionUrls {
             return reply(status, "application/json", "{\"message\":\"Internal Server Error\"}");
         }
         let answer = functions::call(name, &Event::from_http(&request, request_id.clone()), &self.store);
-        let answer = answer.map_or_else(|| json(403, &json!({ "Message": "Forbidden" })), crate::event::Answer::into_http);
+        let answer = answer
+            .map_or_else(|| json(403, &json!({ "Message": "Forbidden" })), crate::event::Answer::into_http);
         for_method(&request.method, with(answer, "x-amzn-requestid", &request_id))
     }
 }

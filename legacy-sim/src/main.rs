@@ -19,10 +19,21 @@ struct Cli {
 
 fn main() {
     let cli = Cli::parse();
-    let conf = ServerConf { grace_period_seconds: Some(0), graceful_shutdown_timeout_seconds: Some(0), ..ServerConf::default() };
+    let conf = ServerConf {
+        grace_period_seconds: Some(0),
+        graceful_shutdown_timeout_seconds: Some(0),
+        ..ServerConf::default()
+    };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    server.add_services(services(Addresses { legacy: cli.legacy, serverless: cli.serverless, control: cli.control }));
-    eprintln!("listening legacy http://{}, serverless http://{}, control http://{}", cli.legacy, cli.serverless, cli.control);
+    server.add_services(services(Addresses {
+        legacy: cli.legacy,
+        serverless: cli.serverless,
+        control: cli.control,
+    }));
+    eprintln!(
+        "listening legacy http://{}, serverless http://{}, control http://{}",
+        cli.legacy, cli.serverless, cli.control
+    );
     server.run_forever();
 }

@@ -26,7 +26,8 @@ pub struct Monolith {
 impl ServeHttp for Monolith {
     async fn response(&self, session: &mut ServerSession) -> Reply {
         let request = Request::read(session).await;
-        if request.method == Method::POST || request.method == Method::PUT || request.method == Method::DELETE {
+        if request.method == Method::POST || request.method == Method::PUT || request.method == Method::DELETE
+        {
             let key = request.header("idempotency-key").map(str::to_owned);
             self.store.record("legacy", format!("{} {}", request.method, request.path), key);
         }
@@ -80,7 +81,9 @@ impl Monolith {
             }
             ["soap", "fares"] if post => soap::handle(&self.store, &request.body),
             ["kr", "notice"] if get => reply(200, "text/html; charset=euc-kr", pages::korean_notice()),
-            ["upload"] if post || request.method == Method::PUT => json(201, &json!({ "bytes": request.body_bytes })),
+            ["upload"] if post || request.method == Method::PUT => {
+                json(201, &json!({ "bytes": request.body_bytes }))
+            }
             ["download", bytes] if get => {
                 let bytes = bytes.parse().unwrap_or(0).min(DOWNLOAD_MAX);
                 reply(200, "application/octet-stream", vec![b'b'; bytes])
@@ -104,7 +107,9 @@ impl Monolith {
         let text = |field: &str| body[field].as_str().unwrap_or_default();
         let member = body["member"].as_str().map(str::to_owned);
         match self.store.book(text("flight"), text("passenger"), member) {
-            Some(booking) => with(json(201, &json!(booking)), "location", &format!("/api/bookings/{}", booking.id)),
+            Some(booking) => {
+                with(json(201, &json!(booking)), "location", &format!("/api/bookings/{}", booking.id))
+            }
             None => json(422, &json!({ "error": "unknown flight" })),
         }
     }
@@ -128,7 +133,11 @@ pub fn tier(points: u32) -> &'static str {
 
 /// What arrived, for tests of what a proxy sends.
 fn whoami(request: &Request) -> Value {
-    let headers = request.head.headers.iter().map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]));
+    let headers = request
+        .head
+        .headers
+        .iter()
+        .map(|(name, value)| json!([name.as_str(), String::from_utf8_lossy(value.as_bytes())]));
     let target = String::from_utf8_lossy(request.head.raw_path()).into_owned();
     json!({
         "side": "legacy", "method": request.method.as_str(), "target": target,

@@ -9,7 +9,9 @@ pub fn escape(text: &str) -> String {
 }
 
 fn page(title: &str, body: &str) -> String {
-    format!("<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head>\n<body>\n<h1>{title}</h1>\n{body}\n</body></html>\n")
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head>\n<body>\n<h1>{title}</h1>\n{body}\n</body></html>\n"
+    )
 }
 
 pub fn clock(minutes: u32) -> String {
@@ -18,13 +20,24 @@ pub fn clock(minutes: u32) -> String {
 
 pub fn home(user: Option<&str>) -> String {
     let greeting = user.map_or("Welcome".to_owned(), |user| format!("Welcome back, {}", escape(user)));
-    page("Banyan Air", &format!("<p>{greeting}</p>\n<form action=\"/flights\"><input name=\"from\"><input name=\"to\"><button>Search</button></form>"))
+    page(
+        "Banyan Air",
+        &format!(
+            "<p>{greeting}</p>\n<form action=\"/flights\"><input name=\"from\"><input name=\"to\"><button>Search</button></form>"
+        ),
+    )
 }
 
 pub fn flights(flights: &[&Flight]) -> String {
     let row = |flight: &&Flight| {
         let price = format!("{}.{:02}", flight.price_cents / 100, flight.price_cents % 100);
-        format!("<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{price}</td></tr>\n", flight.id, flight.from, flight.to, clock(flight.departs))
+        format!(
+            "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td><td>{price}</td></tr>\n",
+            flight.id,
+            flight.from,
+            flight.to,
+            clock(flight.departs)
+        )
     };
     page("Flights", &format!("<table>\n{}</table>", flights.iter().map(row).collect::<String>()))
 }

@@ -20,12 +20,20 @@ pub fn handle(store: &Store, body: &[u8]) -> Reply {
             );
             reply(200, TYPE, envelope(&inner))
         }
-        None => reply(500, TYPE, envelope("<soap:Fault><faultcode>soap:Client</faultcode><faultstring>unknown flight</faultstring></soap:Fault>")),
+        None => reply(
+            500,
+            TYPE,
+            envelope(
+                "<soap:Fault><faultcode>soap:Client</faultcode><faultstring>unknown flight</faultstring></soap:Fault>",
+            ),
+        ),
     }
 }
 
 fn envelope(inner: &str) -> String {
-    format!("<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"http://schemas.xmlsoap.org/soap/envelope/\"><soap:Body>{inner}</soap:Body></soap:Envelope>\n")
+    format!(
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"http://schemas.xmlsoap.org/soap/envelope/\"><soap:Body>{inner}</soap:Body></soap:Envelope>\n"
+    )
 }
 
 /// The text of the first element called `Flight`, whatever its prefix.

@@ -94,7 +94,8 @@ impl Store {
 
     /// In order of departure.
     pub fn search(&self, from: &str, to: &str) -> Vec<&Flight> {
-        let fits = |flight: &&Flight| (from.is_empty() || flight.from == from) && (to.is_empty() || flight.to == to);
+        let fits =
+            |flight: &&Flight| (from.is_empty() || flight.from == from) && (to.is_empty() || flight.to == to);
         self.flights.iter().filter(fits).collect()
     }
 
@@ -129,7 +130,13 @@ impl Store {
         let mut data = self.data();
         data.next += 1;
         let id = format!("PNR{:05}", data.next);
-        let booking = Booking { id: id.clone(), flight: flight.into(), passenger: passenger.into(), member, paid: false };
+        let booking = Booking {
+            id: id.clone(),
+            flight: flight.into(),
+            passenger: passenger.into(),
+            member,
+            paid: false,
+        };
         data.bookings.insert(id, booking.clone());
         Some(booking)
     }
@@ -153,7 +160,8 @@ impl Store {
 
     pub fn points(&self, member: &str) -> u32 {
         // Members begin with points that follow from their name, so that reads have something to say.
-        let start = member.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte))) % 50_000;
+        let start = member.bytes().fold(7u32, |sum, byte| sum.wrapping_mul(31).wrapping_add(u32::from(byte)))
+            % 50_000;
         start + self.data().points.get(member).copied().unwrap_or(0)
     }
 }

@@ -36,7 +36,9 @@ impl LogSender {
         let (lines, queue) = bounded(QUEUE_LINES);
         let (target, again) = (target.clone(), reopen.clone());
         let out = open(&target)?;
-        std::thread::Builder::new().name("access-log".into()).spawn(move || write_all(&queue, out, &target, &again))?;
+        std::thread::Builder::new()
+            .name("access-log".into())
+            .spawn(move || write_all(&queue, out, &target, &again))?;
         Ok(LogSender { lines: Some(lines), reopen, dropped })
     }
 
@@ -82,7 +84,12 @@ fn open(target: &AccessLog) -> io::Result<Box<dyn Write + Send>> {
     })
 }
 
-fn write_all(queue: &Receiver<Vec<u8>>, mut out: Box<dyn Write + Send>, target: &AccessLog, reopen: &AtomicBool) {
+fn write_all(
+    queue: &Receiver<Vec<u8>>,
+    mut out: Box<dyn Write + Send>,
+    target: &AccessLog,
+    reopen: &AtomicBool,
+) {
     let mut batch = Vec::with_capacity(BATCH_BYTES);
     while let Ok(line) = queue.recv() {
         batch.extend_from_slice(&line);
@@ -94,7 +101,9 @@ fn write_all(queue: &Receiver<Vec<u8>>, mut out: Box<dyn Write + Send>, target: 
         if reopen.swap(false, Ordering::Relaxed) {
             match open(target) {
                 Ok(fresh) => out = fresh,
-                Err(error) => tracing::error!(%error, "access log cannot be opened again; the old file is kept"),
+                Err(error) => {
+                    tracing::error!(%error, "access log cannot be opened again; the old file is kept")
+                }
             }
         }
         // A full disk or a closed pipe must not end the thread: later lines may be writable again.

@@ -32,9 +32,13 @@ impl AdminClient {
         let (scheme, rest) = url.split_once("://").unwrap_or(("http", url));
         let authority = rest.trim_end_matches('/');
         if !matches!(scheme, "http" | "https") || authority.is_empty() || authority.contains('/') {
-            return Err(Unreachable(format!("`{url}` is not an admin URL; expected for example `http://127.0.0.1:9901`")));
+            return Err(Unreachable(format!(
+                "`{url}` is not an admin URL; expected for example `http://127.0.0.1:9901`"
+            )));
         }
-        let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| Unreachable(format!("{}: {error}", path.display())));
+        let read = |path: &Path| {
+            std::fs::read_to_string(path).map_err(|error| Unreachable(format!("{}: {error}", path.display())))
+        };
         let token = token_file.map(read).transpose()?.map(|token| token.trim().to_owned());
         Ok(AdminClient { authority: authority.to_owned(), tls: scheme == "https", token })
     }
@@ -50,21 +54,37 @@ impl AdminClient {
     fn call(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<(u16, Value), Unreachable> {
         let fail = |error: &dyn std::fmt::Display| Unreachable(format!("{}: {error}", self.authority));
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| fail(&error))?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .map_err(|error| fail(&error))?;
         let exchange = async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await };
-        let (status, bytes) = runtime.block_on(exchange).map_err(|_| fail(&"no answer in 30 s"))?.map_err(|error| fail(&error))?;
-        let value = serde_json::from_slice(&bytes).unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        let (status, bytes) = runtime
+            .block_on(exchange)
+            .map_err(|_| fail(&"no answer in 30 s"))?
+            .map_err(|error| fail(&error))?;
+        let value = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
         Ok((status, value))
     }
 
-    async fn exchange(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<(u16, Vec<u8>), String> {
+    async fn exchange(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> Result<(u16, Vec<u8>), String> {
         let default_port = if self.tls { 443 } else { 80 };
         let named = if self.authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok()) {
             self.authority.clone()
         } else {
             format!("{}:{default_port}", self.authority)
         };
-        let address = named.to_socket_addrs().map_err(|error| error.to_string())?.next().ok_or("the name has no address")?;
+        let address = named
+            .to_socket_addrs()
+            .map_err(|error| error.to_string())?
+            .next()
+            .ok_or("the name has no address")?;
         let host = named.rsplit_once(':').map_or(named.as_str(), |(host, _)| host);
         let mut peer = HttpPeer::new(address, self.tls, host.to_owned());
         peer.options.connection_timeout = Some(Duration::from_secs(5));

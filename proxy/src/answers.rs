@@ -17,11 +17,18 @@ pub const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
 pub type Cause = &'static str;
 
 /// An error with its short text and id. `close` ends the connection: for requests whose end cannot be trusted.
-pub async fn refuse(session: &mut Session, ctx: &mut Context, status: u16, cause: Cause, close: bool) -> Result<()> {
+pub async fn refuse(
+    session: &mut Session,
+    ctx: &mut Context,
+    status: u16,
+    cause: Cause,
+    close: bool,
+) -> Result<()> {
     ctx.status = status;
     ctx.cause = Some(cause);
     let id = ctx.trace.id();
-    let reason = StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
+    let reason =
+        StatusCode::from_u16(status).ok().and_then(|status| status.canonical_reason()).unwrap_or("Error");
     let id = std::str::from_utf8(&id).unwrap_or_default();
     let body = Bytes::from(format!("{status} {reason}: {}\nid: {id}\n", cause.replace('_', " ")));
     let mut headers = vec![
@@ -39,7 +46,12 @@ pub async fn refuse(session: &mut Session, ctx: &mut Context, status: u16, cause
 }
 
 /// A whole response; HEAD gets its headers only.
-pub async fn answer(session: &mut Session, status: u16, headers: Vec<(HeaderName, HeaderValue)>, body: Bytes) -> Result<()> {
+pub async fn answer(
+    session: &mut Session,
+    status: u16,
+    headers: Vec<(HeaderName, HeaderValue)>,
+    body: Bytes,
+) -> Result<()> {
     let mut response = ResponseHeader::build(status, Some(headers.len() + 2))?;
     for (name, value) in headers {
         response.append_header(name, value)?;

@@ -55,15 +55,21 @@ pub struct Running {
 }
 
 /// Starts everything up to the point of serving.
-pub fn start(mut settings: Settings, wait_for_rules: bool, extra: Vec<Box<dyn ServiceWithDependents>>) -> Result<Started> {
+pub fn start(
+    mut settings: Settings,
+    wait_for_rules: bool,
+    extra: Vec<Box<dyn ServiceWithDependents>>,
+) -> Result<Started> {
     // Two TLS providers could be linked one day; which one serves must not be chance.
     let _ = rustls::crypto::ring::default_provider().install_default();
     if settings.listeners.is_empty() {
         return Err(anyhow!("no listener: give `--listen ADDRESS` or `listeners:` in the settings"));
     }
-    std::fs::create_dir_all(&settings.state_dir).with_context(|| format!("state directory {}", settings.state_dir.display()))?;
+    std::fs::create_dir_all(&settings.state_dir)
+        .with_context(|| format!("state directory {}", settings.state_dir.display()))?;
     for listener in &mut settings.listeners {
-        listener.address = bindable(listener.address).with_context(|| format!("listener `{}`", listener.name))?;
+        listener.address =
+            bindable(listener.address).with_context(|| format!("listener `{}`", listener.name))?;
     }
     settings.admin = settings.admin.map(bindable).transpose().context("admin listener")?;
     for field in &settings.ignored {
@@ -79,7 +85,11 @@ pub fn start(mut settings: Settings, wait_for_rules: bool, extra: Vec<Box<dyn Se
         .collect::<Result<_, String>>()
         .map_err(|error| anyhow!("certificate: {error}"))?;
     let draining = Arc::new(AtomicBool::new(false));
-    let control_runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).thread_name("control").enable_all().build()?;
+    let control_runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()?;
     let (stop, stopped) = watch::channel(None);
     let (reload, requests) = mpsc::channel::<ReloadRequest>(16);
     let first = control_runtime.block_on(async {
@@ -128,7 +138,11 @@ fn bindable(address: SocketAddr) -> Result<SocketAddr> {
     Ok(listener.local_addr()?)
 }
 
-fn server(shared: &Arc<Shared>, certificates: &[Option<Arc<HotCertificate>>], control: &Control) -> Result<Server> {
+fn server(
+    shared: &Arc<Shared>,
+    certificates: &[Option<Arc<HotCertificate>>],
+    control: &Control,
+) -> Result<Server> {
     let settings = &shared.settings;
     let conf = ServerConf {
         threads: settings.threads,
@@ -143,13 +157,17 @@ fn server(shared: &Arc<Shared>, certificates: &[Option<Arc<HotCertificate>>], co
     let service = |name: String, h2c: bool| {
         let mut options = HttpServerOptions::default();
         options.h2c = h2c;
-        ProxyServiceBuilder::new(&server.configuration, Service(shared.clone())).name(name).server_options(options).build()
+        ProxyServiceBuilder::new(&server.configuration, Service(shared.clone()))
+            .name(name)
+            .server_options(options)
+            .build()
     };
     // One service for all listeners but h2c ones, so that they share one pool of connections to the backends.
     let mut main = service("proxy".into(), false);
     let mut h2c = Vec::new();
     for (listener, certificate) in settings.listeners.iter().zip(certificates) {
-        let config = ListenerConfig::tcp(listener.address.to_string()).l4_buffer(L4BufferSettings::new(READ_BUFFER, 1460));
+        let config = ListenerConfig::tcp(listener.address.to_string())
+            .l4_buffer(L4BufferSettings::new(READ_BUFFER, 1460));
         if listener.h2c {
             let mut own = service(format!("proxy {}", listener.name), true);
             own.add_listener(config);
@@ -180,10 +198,13 @@ fn server(shared: &Arc<Shared>, certificates: &[Option<Arc<HotCertificate>>], co
 fn tls(listener: &Listener, certificate: &Arc<HotCertificate>) -> Result<TlsSettings> {
     struct NoCallbacks;
     impl pingora_core::listeners::TlsAccept for NoCallbacks {}
-    let mut settings = TlsSettings::with_callbacks(Box::new(NoCallbacks)).map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?;
+    let mut settings = TlsSettings::with_callbacks(Box::new(NoCallbacks))
+        .map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?;
     settings.set_cert_resolver(certificate.clone());
     if let Some(ca) = listener.tls.as_ref().and_then(|tls| tls.client_ca.as_ref()) {
-        settings.set_client_cert_verifier(client_verifier(ca).map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?);
+        settings.set_client_cert_verifier(
+            client_verifier(ca).map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?,
+        );
     }
     if listener.h2 {
         settings.enable_h2();

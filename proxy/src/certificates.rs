@@ -50,10 +50,14 @@ fn chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
 }
 
 fn read(files: &ListenerTls) -> Result<CertifiedKey, String> {
-    let key = PrivateKeyDer::from_pem_file(&files.key).map_err(|error| format!("{}: {error}", files.key.display()))?;
-    let key = ring::sign::any_supported_type(&key).map_err(|error| format!("{}: {error}", files.key.display()))?;
+    let key = PrivateKeyDer::from_pem_file(&files.key)
+        .map_err(|error| format!("{}: {error}", files.key.display()))?;
+    let key =
+        ring::sign::any_supported_type(&key).map_err(|error| format!("{}: {error}", files.key.display()))?;
     let certified = CertifiedKey::new(chain(&files.cert)?, key);
-    certified.keys_match().map_err(|error| format!("{} and {}: {error}", files.cert.display(), files.key.display()))?;
+    certified
+        .keys_match()
+        .map_err(|error| format!("{} and {}: {error}", files.cert.display(), files.key.display()))?;
     Ok(certified)
 }
 
@@ -64,5 +68,7 @@ pub fn client_verifier(ca: &Path) -> Result<Arc<dyn ClientCertVerifier>, String>
         roots.add(certificate).map_err(|error| format!("{}: {error}", ca.display()))?;
     }
     let provider = Arc::new(ring::default_provider());
-    WebPkiClientVerifier::builder_with_provider(roots.into(), provider).build().map_err(|error| format!("{}: {error}", ca.display()))
+    WebPkiClientVerifier::builder_with_provider(roots.into(), provider)
+        .build()
+        .map_err(|error| format!("{}: {error}", ca.display()))
 }

@@ -169,7 +169,13 @@ fn dispatch(command: Command) -> Exit {
         Command::Check { dir, deny_warnings, output } => check::check(&dir, deny_warnings, output),
         Command::Test { dir } => check::test(&dir),
         Command::Explain { rules, method, url, headers, listener, client_ip, output } => {
-            let question = explain::Question { method: &method, url: &url, headers: &headers, listener: &listener, client_ip };
+            let question = explain::Question {
+                method: &method,
+                url: &url,
+                headers: &headers,
+                listener: &listener,
+                client_ip,
+            };
             explain::run(&rules, &question, output == Output::Json)
         }
         Command::Plan { from, to, requests, detailed_exitcode, output } => {

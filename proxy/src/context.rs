@@ -51,6 +51,8 @@ pub struct Context {
     pub sent: Option<Sent>,
     pub tries: u32,
     pub retries: u8,
+    /// How many more addresses of this backend may be tried after a failed connect.
+    pub other_addresses: usize,
     /// What made the last try fail.
     pub failed: Option<banyan_routes::terms::FailureKind>,
     pub upgrade: bool,
@@ -78,6 +80,7 @@ impl Context {
             sent: None,
             tries: 0,
             retries: 0,
+            other_addresses: 0,
             failed: None,
             upgrade: false,
             request_bytes: 0,

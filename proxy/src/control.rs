@@ -181,8 +181,12 @@ impl ControlLoop {
                 let change = match kind {
                     EventKind::Access(AccessKind::Close(AccessMode::Write)) => Change::Done,
                     EventKind::Access(_) => return,
-                    EventKind::Modify(notify::event::ModifyKind::Data(_)) | EventKind::Create(_) => Change::Writing,
-                    EventKind::Any | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => Change::Done,
+                    EventKind::Modify(notify::event::ModifyKind::Data(_)) | EventKind::Create(_) => {
+                        Change::Writing
+                    }
+                    EventKind::Any | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => {
+                        Change::Done
+                    }
                 };
                 let _ = rules.send(change);
             };

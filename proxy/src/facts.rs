@@ -41,7 +41,11 @@ impl Client {
             }
         }
         let proto = headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes);
-        Client { address, trusted: true, https: proto.map_or(tls, |proto| proto.eq_ignore_ascii_case(b"https")) }
+        Client {
+            address,
+            trusted: true,
+            https: proto.map_or(tls, |proto| proto.eq_ignore_ascii_case(b"https")),
+        }
     }
 
     pub fn scheme(&self) -> &'static str {
@@ -63,7 +67,13 @@ pub fn host(request: &RequestHeader) -> Option<&str> {
 }
 
 /// The facts of a request. `path` comes apart because the framework may have rewritten the URI's own.
-pub fn facts<'a>(request: &'a RequestHeader, host: &'a str, uri: &'a Uri, client: &Client, listener: &'a str) -> RequestFacts<'a> {
+pub fn facts<'a>(
+    request: &'a RequestHeader,
+    host: &'a str,
+    uri: &'a Uri,
+    client: &Client,
+    listener: &'a str,
+) -> RequestFacts<'a> {
     RequestFacts {
         method: &request.method,
         host,
@@ -77,7 +87,8 @@ pub fn facts<'a>(request: &'a RequestHeader, host: &'a str, uri: &'a Uri, client
 
 /// Bytes of the head as HTTP/1.1 would carry them: what `limits.header_bytes` counts.
 pub fn head_bytes(request: &RequestHeader) -> u64 {
-    let fields: usize = request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let fields: usize =
+        request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
     (request.raw_path().len() + fields) as u64
 }
 
@@ -98,7 +109,10 @@ mod tests {
     #[test]
     fn a_stranger_cannot_say_who_he_is() {
         let client = client("203.0.113.9", &["198.51.100.1"]);
-        assert_eq!((client.address.to_string().as_str(), client.trusted, client.https), ("203.0.113.9", false, false));
+        assert_eq!(
+            (client.address.to_string().as_str(), client.trusted, client.https),
+            ("203.0.113.9", false, false)
+        );
     }
 
     #[test]

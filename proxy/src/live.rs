@@ -41,7 +41,8 @@ const PPM: i64 = banyan_routes::ids::PPM as i64;
 impl RouteRuntime {
     /// Each request earns its share of a retry.
     pub fn earn(&self, budget_ppm: u32) {
-        let earned = self.retry_tokens.fetch_add(i64::from(budget_ppm), Ordering::Relaxed) + i64::from(budget_ppm);
+        let earned =
+            self.retry_tokens.fetch_add(i64::from(budget_ppm), Ordering::Relaxed) + i64::from(budget_ppm);
         if earned > RETRY_TOKENS_MAX {
             self.retry_tokens.store(RETRY_TOKENS_MAX, Ordering::Relaxed);
         }
@@ -80,7 +81,8 @@ impl Live {
             killed: self.killed[index as usize],
             share: route.stage.share(),
             override_side,
-            serverless_available: serverless.is_none_or(|backend| self.serving.backends[backend as usize].available()),
+            serverless_available: serverless
+                .is_none_or(|backend| self.serving.backends[backend as usize].available()),
         }
     }
 }

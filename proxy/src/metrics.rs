@@ -6,13 +6,15 @@
 use banyan_routes::decide::Reason;
 use banyan_routes::ids::Side;
 use pingora_prometheus::prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
 };
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Latency buckets in seconds: an on-prem hop is milliseconds, a cold start is seconds.
-const LATENCY_BUCKETS_S: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const LATENCY_BUCKETS_S: [f64; 14] =
+    [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
 /// Routes that get gauges of their own; more would make every scrape megabytes.
 pub const ROUTE_GAUGES_MAX: usize = 2_000;
@@ -44,40 +46,108 @@ impl Metrics {
     pub fn new() -> Metrics {
         let registry = Registry::new();
         let opts = |name: &str, help: &str| Opts::new(format!("banyan_{name}"), help);
-        let latency = |name: &str, help: &str| HistogramOpts::from(opts(name, help)).buckets(LATENCY_BUCKETS_S.to_vec());
-        let counter = |name: &str, help: &str, labels: &[&str]| register(&registry, IntCounterVec::new(opts(name, help), labels));
-        let gauge = |name: &str, help: &str, labels: &[&str]| register(&registry, IntGaugeVec::new(opts(name, help), labels));
+        let latency = |name: &str, help: &str| {
+            HistogramOpts::from(opts(name, help)).buckets(LATENCY_BUCKETS_S.to_vec())
+        };
+        let counter = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntCounterVec::new(opts(name, help), labels))
+        };
+        let gauge = |name: &str, help: &str, labels: &[&str]| {
+            register(&registry, IntGaugeVec::new(opts(name, help), labels))
+        };
         let metrics = Metrics {
-            requests: counter("requests_total", "Requests answered, by who answered and why.", &["route", "side", "reason", "code"]),
+            requests: counter(
+                "requests_total",
+                "Requests answered, by who answered and why.",
+                &["route", "side", "reason", "code"],
+            ),
             request_duration: register(
                 &registry,
-                HistogramVec::new(latency("request_duration_seconds", "From the request's headers to the end of the response."), &["route", "side"]),
+                HistogramVec::new(
+                    latency(
+                        "request_duration_seconds",
+                        "From the request's headers to the end of the response.",
+                    ),
+                    &["route", "side"],
+                ),
             ),
             upstream_duration: register(
                 &registry,
-                HistogramVec::new(latency("upstream_duration_seconds", "From choosing an address to the backend's response headers."), &["backend"]),
+                HistogramVec::new(
+                    latency(
+                        "upstream_duration_seconds",
+                        "From choosing an address to the backend's response headers.",
+                    ),
+                    &["backend"],
+                ),
             ),
-            fallbacks: counter("fallbacks_total", "Tries on serverless that failed and went to legacy.", &["route"]),
+            fallbacks: counter(
+                "fallbacks_total",
+                "Tries on serverless that failed and went to legacy.",
+                &["route"],
+            ),
             retries: counter("retries_total", "Tries after the first on the same side.", &["route"]),
-            unclaimed: register(&registry, IntCounter::with_opts(opts("unclaimed_total", "Requests that no route claims."))),
+            unclaimed: register(
+                &registry,
+                IntCounter::with_opts(opts("unclaimed_total", "Requests that no route claims.")),
+            ),
             refused: counter("refused_total", "Requests Banyan refused itself.", &["cause"]),
-            overrides_refused: register(&registry, IntCounter::with_opts(opts("overrides_refused_total", "Override headers that were unsigned, wrong or expired, and stripped."))),
+            overrides_refused: register(
+                &registry,
+                IntCounter::with_opts(opts(
+                    "overrides_refused_total",
+                    "Override headers that were unsigned, wrong or expired, and stripped.",
+                )),
+            ),
             route_stage: gauge("route_stage", "1 for the stage a route is in.", &["route", "stage"]),
-            route_share: register(&registry, GaugeVec::new(opts("route_share_ratio", "The part of the keys that goes to serverless."), &["route", "kind"])),
+            route_share: register(
+                &registry,
+                GaugeVec::new(
+                    opts("route_share_ratio", "The part of the keys that goes to serverless."),
+                    &["route", "kind"],
+                ),
+            ),
             kill_switch: gauge("kill_switch", "1 while a kill switch is on.", &["scope"]),
-            backend_health: register(&registry, GaugeVec::new(opts("backend_health", "The part of a backend's addresses that is healthy."), &["backend"])),
-            reload_successful: register(&registry, IntGauge::with_opts(opts("config_last_reload_successful", "1 when the last reload of the rules was accepted."))),
+            backend_health: register(
+                &registry,
+                GaugeVec::new(
+                    opts("backend_health", "The part of a backend's addresses that is healthy."),
+                    &["backend"],
+                ),
+            ),
+            reload_successful: register(
+                &registry,
+                IntGauge::with_opts(opts(
+                    "config_last_reload_successful",
+                    "1 when the last reload of the rules was accepted.",
+                )),
+            ),
             reload_timestamp: register(
                 &registry,
-                IntGauge::with_opts(opts("config_last_reload_success_timestamp_seconds", "When rules were last accepted, in Unix time.")),
+                IntGauge::with_opts(opts(
+                    "config_last_reload_success_timestamp_seconds",
+                    "When rules were last accepted, in Unix time.",
+                )),
             ),
             reload_seconds: register(
                 &registry,
-                HistogramVec::new(latency("config_reload_duration_seconds", "Reading, compiling and publishing the rules."), &["result"]),
+                HistogramVec::new(
+                    latency("config_reload_duration_seconds", "Reading, compiling and publishing the rules."),
+                    &["result"],
+                ),
             ),
             config_info: gauge("config_info", "1 for the revision that serves.", &["revision"]),
-            log_dropped: register(&registry, IntCounter::with_opts(opts("access_log_dropped_total", "Access log lines dropped because the writer was behind."))),
-            inflight: register(&registry, IntGauge::with_opts(opts("requests_in_flight", "Requests being served now."))),
+            log_dropped: register(
+                &registry,
+                IntCounter::with_opts(opts(
+                    "access_log_dropped_total",
+                    "Access log lines dropped because the writer was behind.",
+                )),
+            ),
+            inflight: register(
+                &registry,
+                IntGauge::with_opts(opts("requests_in_flight", "Requests being served now.")),
+            ),
             registry: registry.clone(),
         };
         let build = gauge("build_info", "1 for the version that runs.", &["version"]);
@@ -118,8 +188,8 @@ const OWN: usize = 18;
 /// Statuses with a handle of their own; the rest are looked up by label, which is slower and rare. All 500 codes would be
 /// 8 KB for each route and decision.
 const CODES: [u16; 28] = [
-    101, 200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 412, 413, 422, 429, 499, 500, 502,
-    503, 504,
+    101, 200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 412, 413,
+    422, 429, 499, 500, 502, 503, 504,
 ];
 
 type Codes = Box<[OnceLock<IntCounter>; CODES.len()]>;
@@ -136,7 +206,14 @@ pub struct RouteMetrics {
 
 impl RouteMetrics {
     /// Counts one answered request.
-    pub fn count(&self, metrics: &Metrics, route: &str, decision: Option<(Side, Reason)>, code: u16, seconds: f64) {
+    pub fn count(
+        &self,
+        metrics: &Metrics,
+        route: &str,
+        decision: Option<(Side, Reason)>,
+        code: u16,
+        seconds: f64,
+    ) {
         let (slot, side, reason) = match decision {
             Some((side, reason)) => (side.index() * 9 + reason.index(), side.as_str(), reason.as_str()),
             None => (OWN, NONE, NONE),
@@ -151,6 +228,8 @@ impl RouteMetrics {
         if code >= 500 {
             self.failed[slot].fetch_add(1, Ordering::Relaxed);
         }
-        self.duration[slot].get_or_init(|| metrics.request_duration.with_label_values(&[route, side])).observe(seconds);
+        self.duration[slot]
+            .get_or_init(|| metrics.request_duration.with_label_values(&[route, side]))
+            .observe(seconds);
     }
 }

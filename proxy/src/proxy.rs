@@ -23,7 +23,8 @@ impl Shared {
         let Some(local) = local else { return 0 };
         let listeners = self.settings.listeners.iter();
         let matches = |address: std::net::SocketAddr| {
-            address.port() == local.port() && (address.ip().is_unspecified() || address.ip() == local.ip().to_canonical())
+            address.port() == local.port()
+                && (address.ip().is_unspecified() || address.ip() == local.ip().to_canonical())
         };
         listeners.enumerate().find(|(_, listener)| matches(listener.address)).map_or(0, |(number, _)| number)
     }

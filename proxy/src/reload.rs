@@ -49,7 +49,12 @@ pub struct Reloader {
 }
 
 impl Reloader {
-    pub fn new(settings: &Settings, live: Arc<LiveTable>, metrics: Arc<Metrics>, resolver: Arc<Resolver>) -> Reloader {
+    pub fn new(
+        settings: &Settings,
+        live: Arc<LiveTable>,
+        metrics: Arc<Metrics>,
+        resolver: Arc<Resolver>,
+    ) -> Reloader {
         Reloader {
             rules_dir: settings.rules_dir.clone(),
             state_dir: settings.state_dir.clone(),
@@ -102,7 +107,10 @@ impl Reloader {
         if !refused.is_empty() {
             return Err(refused);
         }
-        let unchanged = self.serving.as_ref().is_some_and(|serving| serving.table.revision == table.revision && !tls_in_use(&table));
+        let unchanged = self
+            .serving
+            .as_ref()
+            .is_some_and(|serving| serving.table.revision == table.revision && !tls_in_use(&table));
         if unchanged {
             return Ok((None, warnings));
         }
@@ -134,11 +142,19 @@ impl Reloader {
     fn unknown_listeners(&self, table: &RouteTable) -> Vec<Problem> {
         let mut problems = Vec::new();
         for route in &table.routes {
-            for listener in route.matches.iter().filter_map(|matcher| matcher.conditions.listener.as_deref()) {
+            for listener in route.matches.iter().filter_map(|matcher| matcher.conditions.listener.as_deref())
+            {
                 if !self.listeners.iter().any(|known| known == listener) {
-                    let place = Place::field(route.origin.0 as usize, format!("routes[{}].match", route.origin.1));
-                    let problem = Problem::error("listener_unknown", place, format!("no listener is called `{listener}`"));
-                    problems.push(problem.route(&*route.id).expected(format!("one of {}", self.listeners.join(", "))));
+                    let place =
+                        Place::field(route.origin.0 as usize, format!("routes[{}].match", route.origin.1));
+                    let problem = Problem::error(
+                        "listener_unknown",
+                        place,
+                        format!("no listener is called `{listener}`"),
+                    );
+                    problems.push(
+                        problem.route(&*route.id).expected(format!("one of {}", self.listeners.join(", "))),
+                    );
                 }
             }
         }
@@ -153,7 +169,8 @@ impl Reloader {
         for definition in &table.backends {
             let known = self.serving.iter().flat_map(|serving| &serving.backends).find(|backend| {
                 // Certificates are files: they may have changed under the same definition.
-                backend.definition == *definition && definition.tls == banyan_routes::table::BackendTls::default()
+                backend.definition == *definition
+                    && definition.tls == banyan_routes::table::BackendTls::default()
             });
             if let Some(known) = known {
                 running.push(known.clone());
@@ -168,7 +185,9 @@ impl Reloader {
                 }
                 Err(error) => {
                     let text = format!("backend \"{}\": {error}", definition.id);
-                    problems.push(Problem::error("tls_file", Place::Nowhere, text).expected("a readable PEM file"));
+                    problems.push(
+                        Problem::error("tls_file", Place::Nowhere, text).expected("a readable PEM file"),
+                    );
                 }
             }
         }
@@ -215,7 +234,10 @@ impl Reloader {
 
     fn count(&self, accepted: bool, seconds: f64) {
         self.metrics.reload_successful.set(i64::from(accepted));
-        self.metrics.reload_seconds.with_label_values(&[if accepted { "accepted" } else { "refused" }]).observe(seconds);
+        self.metrics
+            .reload_seconds
+            .with_label_values(&[if accepted { "accepted" } else { "refused" }])
+            .observe(seconds);
         if accepted {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             self.metrics.reload_timestamp.set(now as i64);
@@ -265,12 +287,17 @@ fn log(outcome: &Outcome) {
     match (outcome.accepted, outcome.changed) {
         (true, true) => tracing::info!(revision, seconds = outcome.seconds, "rules accepted"),
         (true, false) => tracing::debug!(revision, "rules unchanged"),
-        (false, _) => tracing::error!(serving = revision, problems = outcome.problems.len(), "rules refused; the last good ones keep serving"),
+        (false, _) => tracing::error!(
+            serving = revision,
+            problems = outcome.problems.len(),
+            "rules refused; the last good ones keep serving"
+        ),
     }
 }
 
 /// The stage names of all routes, for status.
 pub fn stage_counts(table: &RouteTable) -> Vec<(&'static str, usize)> {
-    let count = |name: &&'static str| table.routes.iter().filter(|route| route.stage.as_str() == *name).count();
+    let count =
+        |name: &&'static str| table.routes.iter().filter(|route| route.stage.as_str() == *name).count();
     Stage::NAMES.iter().map(|name| (*name, count(&name))).collect()
 }

@@ -18,7 +18,8 @@ pub fn paths(dir: &Path) -> io::Result<Vec<PathBuf>> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let rules = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if rules && !name.starts_with(['.', '#']) && path.metadata().is_ok_and(|metadata| metadata.is_file()) {
+        if rules && !name.starts_with(['.', '#']) && path.metadata().is_ok_and(|metadata| metadata.is_file())
+        {
             paths.push(path);
         }
     }
@@ -28,18 +29,26 @@ pub fn paths(dir: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// All texts of a directory, or the one of a file. A file that is not UTF-8 is an error naming it.
 pub fn sources(dir: &Path) -> io::Result<Vec<Source>> {
-    let named = |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
+    let named =
+        |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let read = |path: PathBuf| {
         if path.metadata().map_err(|error| named(&path, error))?.len() > FILE_BYTES_MAX {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("{}: over 256 MiB", path.display())));
+            return Err(io::Error::new(
+                io::ErrorKind::FileTooLarge,
+                format!("{}: over 256 MiB", path.display()),
+            ));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| named(&path, error))?;
         Ok(Source { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text })
     };
-    let paths = if dir.is_file() { vec![dir.to_owned()] } else { paths(dir).map_err(|error| named(dir, error))? };
+    let paths =
+        if dir.is_file() { vec![dir.to_owned()] } else { paths(dir).map_err(|error| named(dir, error))? };
     if paths.is_empty() {
         // Nothing to read is more likely a wrong mount than the wish to answer 404 to everyone.
-        return Err(io::Error::new(io::ErrorKind::NotFound, format!("{}: no *.yaml or *.yml file in it", dir.display())));
+        return Err(io::Error::new(
+            io::ErrorKind::NotFound,
+            format!("{}: no *.yaml or *.yml file in it", dir.display()),
+        ));
     }
     paths.into_iter().map(read).collect()
 }

@@ -30,7 +30,10 @@ struct Raw {
     override_key: Option<PathBuf>,
     #[serde(default)]
     trusted_proxies: Vec<IpNet>,
-    #[expect(dead_code, reason = "used by the Lambda target; accepted so that one settings file serves both")]
+    #[expect(
+        dead_code,
+        reason = "used by the Lambda target; accepted so that one settings file serves both"
+    )]
     aws: Option<RawAws>,
     #[serde(default)]
     drain: RawDrain,
@@ -138,7 +141,9 @@ impl<'de> Deserialize<'de> for BytesPerSecond {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let size = text.strip_suffix("/s").and_then(|size| size.parse::<ByteSize>().ok());
-        size.map(|_| BytesPerSecond).ok_or_else(|| serde::de::Error::custom(format!("`{text}` is not a rate; expected for example `1KiB/s`")))
+        size.map(|_| BytesPerSecond).ok_or_else(|| {
+            serde::de::Error::custom(format!("`{text}` is not a rate; expected for example `1KiB/s`"))
+        })
     }
 }
 
@@ -159,9 +164,15 @@ struct RawTracing {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAws {
-    #[expect(dead_code, reason = "used by the Lambda target; accepted so that one settings file serves both")]
+    #[expect(
+        dead_code,
+        reason = "used by the Lambda target; accepted so that one settings file serves both"
+    )]
     region: Option<String>,
-    #[expect(dead_code, reason = "used by the Lambda target; accepted so that one settings file serves both")]
+    #[expect(
+        dead_code,
+        reason = "used by the Lambda target; accepted so that one settings file serves both"
+    )]
     endpoint_url: Option<String>,
 }
 
@@ -249,8 +260,10 @@ impl Settings {
     pub fn load(file: Option<&Path>, flags: &Flags) -> Result<Settings, SettingsError> {
         let (raw, base, name) = match file {
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|error| SettingsError(format!("{}: {error}", path.display())))?;
-                let raw = parse(&text).map_err(|error| SettingsError(format!("{}:{error}", path.display())))?;
+                let text = std::fs::read_to_string(path)
+                    .map_err(|error| SettingsError(format!("{}: {error}", path.display())))?;
+                let raw =
+                    parse(&text).map_err(|error| SettingsError(format!("{}:{error}", path.display())))?;
                 (raw, path.parent().unwrap_or(Path::new("")).to_owned(), path.display().to_string())
             }
             None => (parse("version: 1").map_err(SettingsError)?, PathBuf::new(), "settings".to_owned()),
@@ -260,11 +273,16 @@ impl Settings {
 }
 
 fn parse(text: &str) -> Result<Raw, String> {
-    let raw: Raw = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
-        let place = locate(text).nearest(&error.path().to_string());
-        format!("{}:{}: {}: {}", place.line, place.column, error.path(), error.inner())
-    })?;
-    if raw.version == 1 { Ok(raw) } else { Err(format!("1:1: version {} is not known; expected version: 1", raw.version)) }
+    let raw: Raw =
+        serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text)).map_err(|error| {
+            let place = locate(text).nearest(&error.path().to_string());
+            format!("{}:{}: {}: {}", place.line, place.column, error.path(), error.inner())
+        })?;
+    if raw.version == 1 {
+        Ok(raw)
+    } else {
+        Err(format!("1:1: version {} is not known; expected version: 1", raw.version))
+    }
 }
 
 fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
@@ -285,11 +303,17 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
     }
     for (number, listener) in listeners.iter().enumerate() {
         if listeners[..number].iter().any(|other| other.name == listener.name) {
-            return Err(format!("listeners[{number}].name: `{}` is taken; expected a name of its own", listener.name));
+            return Err(format!(
+                "listeners[{number}].name: `{}` is taken; expected a name of its own",
+                listener.name
+            ));
         }
         let clash = |other: &&Listener| other.address == listener.address && listener.address.port() != 0;
         if let Some(other) = listeners[..number].iter().find(clash) {
-            return Err(format!("listeners[{number}].address: {} is taken by listener `{}`", listener.address, other.name));
+            return Err(format!(
+                "listeners[{number}].address: {} is taken by listener `{}`",
+                listener.address, other.name
+            ));
         }
     }
     let admin = raw.admin.unwrap_or(RawAdmin { address: None, tokens: None });
@@ -309,7 +333,10 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         return Err("threads: 0 threads serve nobody; expected 1 or more".into());
     }
     let override_key = raw.override_key.map(&resolve).map(|path| override_key(&path)).transpose()?;
-    let off = |value: &serde_yaml::Value| matches!(value, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null) || value.as_str() == Some("off");
+    let off = |value: &serde_yaml::Value| {
+        matches!(value, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null)
+            || value.as_str() == Some("off")
+    };
     let given = [
         (raw.limits.header_time.is_some(), "limits.header_time"),
         (raw.limits.body_rate.is_some(), "limits.body_rate"),
@@ -347,7 +374,9 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
 fn listener(raw: RawListener, resolve: &impl Fn(PathBuf) -> PathBuf) -> Result<Listener, String> {
     let name = &raw.name;
     if !banyan_routes::ids::valid_name(name) {
-        return Err(format!("listeners: `{name}` cannot name a listener; expected letters, digits, `-`, `_` and `.`"));
+        return Err(format!(
+            "listeners: `{name}` cannot name a listener; expected letters, digits, `-`, `_` and `.`"
+        ));
     }
     if raw.proxy_protocol.is_some() {
         return Err(format!("listener `{name}`: proxy_protocol is not supported yet by this version"));
@@ -361,15 +390,24 @@ fn listener(raw: RawListener, resolve: &impl Fn(PathBuf) -> PathBuf) -> Result<L
     if raw.h2c && raw.tls.is_some() {
         return Err(format!("listener `{name}`: h2c is HTTP/2 without TLS; expected `h2: true` with tls"));
     }
-    let tls = raw.tls.map(|tls| ListenerTls { cert: resolve(tls.cert), key: resolve(tls.key), client_ca: tls.client_ca.map(resolve) });
+    let tls = raw.tls.map(|tls| ListenerTls {
+        cert: resolve(tls.cert),
+        key: resolve(tls.key),
+        client_ca: tls.client_ca.map(resolve),
+    });
     Ok(Listener { name: raw.name, address: raw.address, tls, h2: raw.h2, h2c: raw.h2c })
 }
 
 /// The key that signs override headers: the file's bytes without the last newline, at least 32.
 fn override_key(path: &Path) -> Result<Vec<u8>, String> {
-    let mut key = std::fs::read(path).map_err(|error| format!("override_key: {}: {error}", path.display()))?;
+    let mut key =
+        std::fs::read(path).map_err(|error| format!("override_key: {}: {error}", path.display()))?;
     while key.last().is_some_and(|byte| matches!(byte, b'\n' | b'\r')) {
         key.pop();
     }
-    if key.len() >= 32 { Ok(key) } else { Err(format!("override_key: {} holds {} bytes; expected 32 or more", path.display(), key.len())) }
+    if key.len() >= 32 {
+        Ok(key)
+    } else {
+        Err(format!("override_key: {} holds {} bytes; expected 32 or more", path.display(), key.len()))
+    }
 }

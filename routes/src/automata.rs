@@ -23,7 +23,10 @@ pub enum Search {
 /// A text that all of `with` match in full and none of `without` does.
 pub fn common(with: &[&str], without: &[&str]) -> Search {
     let build = |pattern: &&str| {
-        let config = dense::Config::new().start_kind(StartKind::Anchored).dfa_size_limit(Some(1 << 22)).determinize_size_limit(Some(1 << 23));
+        let config = dense::Config::new()
+            .start_kind(StartKind::Anchored)
+            .dfa_size_limit(Some(1 << 22))
+            .determinize_size_limit(Some(1 << 23));
         let syntax = syntax::Config::new().unicode(false).utf8(false);
         dense::Builder::new().configure(config).syntax(syntax).build(&format!("^(?:{pattern})$")).ok()
     };
@@ -48,9 +51,11 @@ pub fn common(with: &[&str], without: &[&str]) -> Search {
             return Search::Witness(witness(&order, number));
         }
         // Letters first, so that samples read like paths.
-        let alphabet = (b'a'..=b'z').chain(b'/'..=b'9').chain(b'!'..=b'.').chain(b':'..=b'`').chain(b'{'..=b'~');
+        let alphabet =
+            (b'a'..=b'z').chain(b'/'..=b'9').chain(b'!'..=b'.').chain(b':'..=b'`').chain(b'{'..=b'~');
         for byte in alphabet {
-            let next: Vec<_> = states.iter().zip(&automata).map(|(state, dfa)| dfa.next_state(*state, byte)).collect();
+            let next: Vec<_> =
+                states.iter().zip(&automata).map(|(state, dfa)| dfa.next_state(*state, byte)).collect();
             let dead = next.iter().zip(&automata).take(wanted).any(|(state, dfa)| dfa.is_dead_state(*state));
             if dead || seen.contains_key(&next) {
                 continue;

@@ -58,7 +58,9 @@ impl Cors {
                 (header::ACCESS_CONTROL_ALLOW_HEADERS, &self.headers),
                 (header::ACCESS_CONTROL_MAX_AGE, &self.max_age),
             ];
-            added.extend(more.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))));
+            added.extend(
+                more.into_iter().filter_map(|(name, value)| value.clone().map(|value| (name, value))),
+            );
         }
         added
     }

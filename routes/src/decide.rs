@@ -134,7 +134,9 @@ fn holds(condition: &Condition, facts: &RequestFacts<'_>) -> bool {
     match (&condition.network, facts.client_ip) {
         (Some(network), Some(address)) => network.contains(&address.to_canonical()),
         (Some(_), None) => false,
-        (None, _) => value_of(&condition.source, facts).is_some_and(|value| *value == *condition.value.as_bytes()),
+        (None, _) => {
+            value_of(&condition.source, facts).is_some_and(|value| *value == *condition.value.as_bytes())
+        }
     }
 }
 
@@ -149,7 +151,11 @@ pub fn decide(
     let chosen = |side, reason| Decision { side, reason, bucket: None, fresh_key: None };
     let has_legacy = route.backend(Side::Legacy).is_some() && route.stage != Stage::Retired;
     if now.killed {
-        return if has_legacy { Ok(chosen(Side::Legacy, Reason::Kill)) } else { Err(Refusal::KilledWithoutLegacy) };
+        return if has_legacy {
+            Ok(chosen(Side::Legacy, Reason::Kill))
+        } else {
+            Err(Refusal::KilledWithoutLegacy)
+        };
     }
     let decision = match route.stage {
         Stage::Legacy | Stage::Shadow => return Ok(chosen(Side::Legacy, Reason::Stage)),
@@ -163,7 +169,12 @@ pub fn decide(
 }
 
 /// Steps 3 to 5: override, deny, allow, bucket.
-fn by_user(cohort: &Cohort, facts: &RequestFacts<'_>, now: Conditions, fresh: impl FnOnce() -> OwnKey) -> Decision {
+fn by_user(
+    cohort: &Cohort,
+    facts: &RequestFacts<'_>,
+    now: Conditions,
+    fresh: impl FnOnce() -> OwnKey,
+) -> Decision {
     let chosen = |side, reason| Decision { side, reason, bucket: None, fresh_key: None };
     if let Some(side) = now.override_side {
         return chosen(side, Reason::Override);

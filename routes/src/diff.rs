@@ -114,7 +114,8 @@ fn others(files: &[ReadFile]) -> BTreeMap<String, Value> {
 fn fields(old: &Value, new: &Value) -> Vec<Field> {
     let (Value::Object(old), Value::Object(new)) = (old, new) else { return Vec::new() };
     let names = old.keys().chain(new.keys().filter(|name| !old.contains_key(*name)));
-    let value = |map: &serde_json::Map<String, Value>, name: &String| map.get(name).cloned().unwrap_or(Value::Null);
+    let value =
+        |map: &serde_json::Map<String, Value>, name: &String| map.get(name).cloned().unwrap_or(Value::Null);
     names
         .filter(|name| old.get(*name) != new.get(*name))
         .map(|name| Field { field: name.clone(), from: value(old, name), to: value(new, name) })
@@ -127,7 +128,8 @@ pub fn replay(from: &RouteTable, to: &RouteTable, requests: &[OwnedRequest]) -> 
     for request in requests {
         let (before, after) = (outcome(from, request, rules_alone), outcome(to, request, rules_alone));
         let route_changed = before.route != after.route;
-        let side_changed = before.side != after.side || before.share_ppm != after.share_ppm && before.side.is_none();
+        let side_changed =
+            before.side != after.side || before.share_ppm != after.share_ppm && before.side.is_none();
         result.route_changed += usize::from(route_changed);
         result.side_changed += usize::from(side_changed);
         if (route_changed || side_changed) && result.examples.len() < 20 {
@@ -135,7 +137,11 @@ pub fn replay(from: &RouteTable, to: &RouteTable, requests: &[OwnedRequest]) -> 
                 let route = told.route.as_deref().unwrap_or("none");
                 told.side.map_or(route.to_owned(), |side| format!("{route} ({side})"))
             };
-            result.examples.push(Moved { request: before.request.clone(), from: show(&before), to: show(&after) });
+            result.examples.push(Moved {
+                request: before.request.clone(),
+                from: show(&before),
+                to: show(&after),
+            });
         }
     }
     result

@@ -58,14 +58,22 @@ pub struct Lost {
 }
 
 /// Explains one request. `now` is asked for what the rules do not hold: kills, shares, health.
-pub fn explain(table: &RouteTable, request: &OwnedRequest, now: impl Fn(u32, &Route) -> Conditions) -> Explanation {
+pub fn explain(
+    table: &RouteTable,
+    request: &OwnedRequest,
+    now: impl Fn(u32, &Route) -> Conditions,
+) -> Explanation {
     let mut told = outcome(table, request, now);
     told.lost = losers(table, request, told.route.as_deref());
     told
 }
 
 /// The same without the losers, whose number grows with the routes.
-pub fn outcome(table: &RouteTable, request: &OwnedRequest, now: impl Fn(u32, &Route) -> Conditions) -> Explanation {
+pub fn outcome(
+    table: &RouteTable,
+    request: &OwnedRequest,
+    now: impl Fn(u32, &Route) -> Conditions,
+) -> Explanation {
     let query = request.query.as_ref().map_or(String::new(), |query| format!("?{query}"));
     let mut told = Explanation {
         version: 1,
@@ -109,7 +117,13 @@ pub fn outcome(table: &RouteTable, request: &OwnedRequest, now: impl Fn(u32, &Ro
     told
 }
 
-fn forward(told: &mut Explanation, table: &RouteTable, request: &OwnedRequest, found: &Found, now: Conditions) {
+fn forward(
+    told: &mut Explanation,
+    table: &RouteTable,
+    request: &OwnedRequest,
+    found: &Found,
+    now: Conditions,
+) {
     let route = table.route(found.route);
     let cohort = table.cohort(route);
     told.stage = Some(route.stage.as_str());
@@ -129,7 +143,12 @@ fn forward(told: &mut Explanation, table: &RouteTable, request: &OwnedRequest, f
         if decision.fresh_key.is_some() {
             told.key = Some(KeySource::OwnCookie.to_string());
             told.why = Some("the request carries no key; a random identity would be set as our cookie, and the side follows it".into());
-            told.arithmetic = Some(format!("bucket(\"{}\", random) < {} for {} of users", cohort.name, now.share.get(), now.share));
+            told.arithmetic = Some(format!(
+                "bucket(\"{}\", random) < {} for {} of users",
+                cohort.name,
+                now.share.get(),
+                now.share
+            ));
             told.reason = Some(decision.reason.as_str());
             return;
         }
@@ -169,10 +188,15 @@ pub fn losers(table: &RouteTable, request: &OwnedRequest, winner: Option<&str>) 
     let facts = request.facts();
     let host = lower(bare_host(facts.host)).into_owned();
     let Ok(read) = read_path(facts.path) else { return Vec::new() };
-    let path = if read.strict_fault.is_some() { normalise(&read.text).unwrap_or_default() } else { read.text.into_owned() };
+    let path = if read.strict_fault.is_some() {
+        normalise(&read.text).unwrap_or_default()
+    } else {
+        read.text.into_owned()
+    };
     let others = table.routes.iter().filter(|route| Some(&*route.id) != winner);
     let why = |route: &Route| {
-        let misses: Vec<Option<Miss>> = route.matches.iter().map(|matcher| matcher.miss(&host, &path, &facts)).collect();
+        let misses: Vec<Option<Miss>> =
+            route.matches.iter().map(|matcher| matcher.miss(&host, &path, &facts)).collect();
         if misses.iter().any(Option::is_none) {
             return "it matches, and the winner is more specific".to_owned();
         }

@@ -424,7 +424,8 @@ pub enum ValueMatch {
 
 impl TextOrMap for ValueMatch {
     type Map = ValueMatchMap;
-    const EXPECTED: &'static str = "a string, `present`, or {regex: ...}; quote numbers and words such as \"true\"";
+    const EXPECTED: &'static str =
+        "a string, `present`, or {regex: ...}; quote numbers and words such as \"true\"";
     fn from_text(text: &str) -> Result<Self, String> {
         Ok(if text == "present" { ValueMatch::Present } else { ValueMatch::Exact(text.into()) })
     }
@@ -460,8 +461,12 @@ impl Serialize for ValueMatch {
         match self {
             ValueMatch::Present => serializer.serialize_str("present"),
             ValueMatch::Exact(text) if text != "present" => serializer.serialize_str(text),
-            ValueMatch::Exact(text) => ValueMatchMap { regex: None, exact: Some(text.clone()) }.serialize(serializer),
-            ValueMatch::Regex(text) => ValueMatchMap { regex: Some(text.clone()), exact: None }.serialize(serializer),
+            ValueMatch::Exact(text) => {
+                ValueMatchMap { regex: None, exact: Some(text.clone()) }.serialize(serializer)
+            }
+            ValueMatch::Regex(text) => {
+                ValueMatchMap { regex: Some(text.clone()), exact: None }.serialize(serializer)
+            }
         }
     }
 }

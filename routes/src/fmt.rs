@@ -40,7 +40,11 @@ pub fn format(text: &str) -> Result<String, String> {
     }
     let laid = out.join("\n") + "\n";
     let after: Value = serde_yaml::from_str(&laid).map_err(|error| error.to_string())?;
-    if before == after { Ok(laid) } else { Err("its layout cannot be changed without changing a value".into()) }
+    if before == after {
+        Ok(laid)
+    } else {
+        Err("its layout cannot be changed without changing a value".into())
+    }
 }
 
 /// A blank line before a section, in front of the comments that belong to it.

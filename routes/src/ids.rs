@@ -13,7 +13,9 @@ pub const PPM: u32 = 1_000_000;
 pub const DEFAULT_ROUTE: &str = "default";
 
 /// Who answers: the old system or the new one.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "lowercase")]
 pub enum Side {
     Legacy,

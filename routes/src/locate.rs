@@ -29,13 +29,16 @@ impl Span {
         for (number, content) in text.split_inclusive('\n').enumerate() {
             if number + 1 == line {
                 let content = content.trim_end_matches(['\n', '\r']);
-                let start = content.char_indices().nth(column.saturating_sub(1)).map_or(content.len(), |(at, _)| at);
+                let start =
+                    content.char_indices().nth(column.saturating_sub(1)).map_or(content.len(), |(at, _)| at);
                 let len = content[start..].chars().next().map_or(0, char::len_utf8);
                 return Span::from_bytes(text, offset + start..offset + start + len);
             }
             offset += content.len();
         }
-        Span::from_bytes(text, text.len()..text.len())
+        // Past the end: after the last thing that was written.
+        let end = text.trim_end().len();
+        Span::from_bytes(text, end..end)
     }
 }
 
@@ -114,7 +117,11 @@ pub fn locate(text: &str) -> Index<'_> {
 }
 
 /// The path of the value that begins now. A value inside a map also places its key, and a container is shown at its key.
-fn enter(stack: &mut [Frame], values: &mut HashMap<String, Range<usize>>, first: Option<Range<usize>>) -> Option<String> {
+fn enter(
+    stack: &mut [Frame],
+    values: &mut HashMap<String, Range<usize>>,
+    first: Option<Range<usize>>,
+) -> Option<String> {
     match stack.last_mut()? {
         Frame::Map { path, key } => {
             let (name, place) = key.take()?;

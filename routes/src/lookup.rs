@@ -174,7 +174,12 @@ impl Index {
     }
 
     /// The entry that wins. `path` is in matching form; `get` gives the matcher of an entry.
-    pub fn find<'m>(&self, facts: &RequestFacts<'_>, path: &str, get: impl Fn(Entry) -> &'m Matcher) -> Option<Entry> {
+    pub fn find<'m>(
+        &self,
+        facts: &RequestFacts<'_>,
+        path: &str,
+        get: impl Fn(Entry) -> &'m Matcher,
+    ) -> Option<Entry> {
         let host = lower(bare_host(facts.host));
         let search = Search { index: self, facts, get };
         if let Some(slot) = self.exact.get(&*host)
@@ -201,7 +206,9 @@ impl Index {
     pub fn groups(&self) -> impl Iterator<Item = Vec<Entry>> {
         let regexes = self.slots.iter().map(|slot| slot.regexes.clone());
         let leaves = self.nodes.iter().flat_map(|node| {
-            let of = |kind| node.leaves.iter().filter(move |leaf| leaf.kind == kind).map(|leaf| leaf.entry).collect();
+            let of = |kind| {
+                node.leaves.iter().filter(move |leaf| leaf.kind == kind).map(|leaf| leaf.entry).collect()
+            };
             [of(Kind::End), of(Kind::Rest), of(Kind::Prefix)]
         });
         leaves.chain(regexes).filter(|group: &Vec<Entry>| !group.is_empty())
@@ -210,7 +217,11 @@ impl Index {
 
 /// Lower case without a copy when it is that already.
 pub fn lower(host: &str) -> Cow<'_, str> {
-    if host.bytes().any(|b| b.is_ascii_uppercase()) { Cow::Owned(host.to_ascii_lowercase()) } else { Cow::Borrowed(host) }
+    if host.bytes().any(|b| b.is_ascii_uppercase()) {
+        Cow::Owned(host.to_ascii_lowercase())
+    } else {
+        Cow::Borrowed(host)
+    }
 }
 
 fn literal_segments(text: &str) -> impl Iterator<Item = Segment> + '_ {
@@ -227,19 +238,25 @@ impl<'m, G: Fn(Entry) -> &'m Matcher> Search<'_, '_, G> {
     fn host(&self, slot: u32, path: &str) -> Option<Entry> {
         let slot = &self.index.slots[slot as usize];
         let rest = path.strip_prefix('/');
-        self.ends(slot.root, rest).or_else(|| self.prefixes(slot.root, rest)).or_else(|| self.regexes(slot, path))
+        self.ends(slot.root, rest)
+            .or_else(|| self.prefixes(slot.root, rest))
+            .or_else(|| self.regexes(slot, path))
     }
 
     fn leaf(&self, node: u32, kind: Kind) -> Option<Entry> {
-        let holds = |leaf: &&Leaf| leaf.kind == kind && (leaf.free || (self.get)(leaf.entry).conditions.hold(self.facts));
+        let holds = |leaf: &&Leaf| {
+            leaf.kind == kind && (leaf.free || (self.get)(leaf.entry).conditions.hold(self.facts))
+        };
         self.index.nodes[node as usize].leaves.iter().find(holds).map(|leaf| leaf.entry)
     }
 
     /// The children for the first segment of `rest`: the literal one, then the parameter.
     fn children<'p>(&self, node: u32, rest: &'p str) -> ([Option<u32>; 2], Option<&'p str>) {
-        let (segment, rest) = rest.split_once('/').map_or((rest, None), |(segment, rest)| (segment, Some(rest)));
+        let (segment, rest) =
+            rest.split_once('/').map_or((rest, None), |(segment, rest)| (segment, Some(rest)));
         let literal = self.index.edges.get(&EdgeRef { parent: node, segment }).copied();
-        let param = Some(self.index.nodes[node as usize].param).filter(|param| *param != 0 && !segment.is_empty());
+        let param =
+            Some(self.index.nodes[node as usize].param).filter(|param| *param != 0 && !segment.is_empty());
         ([literal, param], rest)
     }
 

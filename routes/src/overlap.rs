@@ -62,7 +62,9 @@ fn ties(table: &RouteTable, group: &[Entry], problems: &mut Vec<Problem>) {
             let (earlier, later) = order(table.route(first.route), table.route(second.route));
             let text = format!("ties with route \"{}\" on {}", earlier.id, sample.show());
             let problem = Problem::error("overlap", place(later, "match"), text).route(&*later.id);
-            problems.push(problem.expected("matches that differ in precedence, or that no request satisfies both of"));
+            problems.push(
+                problem.expected("matches that differ in precedence, or that no request satisfies both of"),
+            );
         }
     }
 }
@@ -84,11 +86,13 @@ fn tie(a: &Matcher, b: &Matcher) -> Option<Sample> {
     }
     let method = common_methods(&x.methods, &y.methods)?.into_iter().next().unwrap_or(Method::GET);
     let path = match (&a.path, &b.path) {
-        (PathPattern::Regex(a, _), PathPattern::Regex(b, _)) => match common(&[a.as_str(), b.as_str(), "/.*"], &[]) {
-            Search::Witness(path) => path,
-            Search::Disjoint => return None,
-            Search::TooLarge => "/...".to_owned(),
-        },
+        (PathPattern::Regex(a, _), PathPattern::Regex(b, _)) => {
+            match common(&[a.as_str(), b.as_str(), "/.*"], &[]) {
+                Search::Witness(path) => path,
+                Search::Disjoint => return None,
+                Search::TooLarge => "/...".to_owned(),
+            }
+        }
         _ => sample_path(&a.path),
     };
     let mut sample = Sample::new(&a.host, method, path);
@@ -131,7 +135,8 @@ fn merged<'a>(a: Named<'a>, b: Named<'a>) -> Option<Vec<(&'a str, String)>> {
     names.sort_unstable();
     names.dedup();
     let value = |name: &'a str| {
-        let patterns: Vec<&ValuePattern> = a.iter().chain(&b).filter(|(other, _)| *other == name).map(|(_, p)| *p).collect();
+        let patterns: Vec<&ValuePattern> =
+            a.iter().chain(&b).filter(|(other, _)| *other == name).map(|(_, p)| *p).collect();
         sample_value(&patterns).map(|value| (name, value))
     };
     names.into_iter().map(value).collect()
@@ -201,7 +206,9 @@ fn unreachable(table: &RouteTable, entry: Entry) -> Option<Problem> {
                 Search::TooLarge => return None,
             }
         }
-        PathPattern::Exact(_) | PathPattern::Template(_) | PathPattern::Rest(..) => vec![sample_path(&matcher.path)],
+        PathPattern::Exact(_) | PathPattern::Template(_) | PathPattern::Rest(..) => {
+            vec![sample_path(&matcher.path)]
+        }
     };
     let mut winner_id = None;
     for path in paths.iter().filter(|path| read_path(path).is_ok_and(|read| read.strict_fault.is_none())) {
@@ -231,7 +238,11 @@ fn unreachable(table: &RouteTable, entry: Entry) -> Option<Problem> {
         Some(id) => format!("no request can reach this: route \"{id}\" takes them all"),
         None => "no request can reach this: more specific routes take them all".to_owned(),
     };
-    Some(Problem::error("unreachable", place(route, &field), text).route(&*route.id).expected("a match that leaves something over"))
+    Some(
+        Problem::error("unreachable", place(route, &field), text)
+            .route(&*route.id)
+            .expected("a match that leaves something over"),
+    )
 }
 
 /// A request with exactly what the matcher asks for.
@@ -270,7 +281,9 @@ fn covering(table: &RouteTable, entry: Entry) -> Vec<String> {
                 PathPattern::Exact(text) => (text.len(), regex::escape(text)),
                 PathPattern::Prefix(text) => (text.len(), format!("{}(/.*)?", regex::escape(text))),
                 PathPattern::Template(parts) => (matcher.path.literal_start(), segments(parts)),
-                PathPattern::Rest(parts, _) => (matcher.path.literal_start(), format!("{}/.*", segments(parts))),
+                PathPattern::Rest(parts, _) => {
+                    (matcher.path.literal_start(), format!("{}/.*", segments(parts)))
+                }
                 PathPattern::Regex(regex, priority) => match &own.path {
                     PathPattern::Regex(_, lower) if priority > lower => (0, regex.as_str().to_owned()),
                     _ => continue,
@@ -309,7 +322,8 @@ impl Sample {
     }
 
     fn header(&mut self, name: &str, value: &str) {
-        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value)) {
+        if let (Ok(name), Ok(value)) = (HeaderName::from_bytes(name.as_bytes()), HeaderValue::from_str(value))
+        {
             self.headers.insert(name, value);
         }
         self.shown.push(format!("{name}: {value}"));
@@ -322,7 +336,8 @@ impl Sample {
 
     fn cookies(&mut self, cookies: &[(&str, String)]) {
         if !cookies.is_empty() {
-            let line = cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ");
+            let line =
+                cookies.iter().map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join("; ");
             self.header(header::COOKIE.as_str(), &line);
         }
     }

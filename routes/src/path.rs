@@ -55,7 +55,9 @@ pub fn read_path(raw: &str) -> Result<PathRead<'_>, PathFault> {
             b'%' => plain = false,
             b';' => parameters = true,
             b'\\' => return Err(PathFault::Backslash),
-            b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' | b'?' => return Err(PathFault::BadByte),
+            b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' | b'?' => {
+                return Err(PathFault::BadByte);
+            }
             0..=0x20 | 0x7f.. => return Err(PathFault::BadByte),
             _ => {}
         }

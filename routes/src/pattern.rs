@@ -29,13 +29,17 @@ impl HostPattern {
         };
         if name.starts_with('[') && name.ends_with(']') && !wildcard {
             let address = name[1..name.len() - 1].parse::<std::net::Ipv6Addr>();
-            return address.map(|_| HostPattern::Exact(name.into())).map_err(|_| format!("`{text}` is not an IPv6 address"));
+            return address
+                .map(|_| HostPattern::Exact(name.into()))
+                .map_err(|_| format!("`{text}` is not an IPv6 address"));
         }
         if name.contains(':') {
             return Err(format!("`{text}` has a port; ports are ignored in matching, leave it out"));
         }
         let label = |label: &str| {
-            !label.is_empty() && label.len() <= 63 && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
+            !label.is_empty()
+                && label.len() <= 63
+                && label.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_'))
         };
         if name.is_empty() || name.len() > 253 || !name.split('.').all(label) {
             return Err(format!("`{text}` is not a host name"));
@@ -92,9 +96,10 @@ impl PathPattern {
     /// Segment kinds from left to right: a literal outranks a parameter, a parameter outranks the end.
     fn shape(&self) -> Vec<u8> {
         match self {
-            PathPattern::Template(segments) | PathPattern::Rest(segments, _) => {
-                segments.iter().map(|segment| if matches!(segment, Segment::Literal(_)) { 2 } else { 1 }).collect()
-            }
+            PathPattern::Template(segments) | PathPattern::Rest(segments, _) => segments
+                .iter()
+                .map(|segment| if matches!(segment, Segment::Literal(_)) { 2 } else { 1 })
+                .collect(),
             PathPattern::Exact(_) | PathPattern::Prefix(_) | PathPattern::Regex(..) => Vec::new(),
         }
     }
@@ -109,11 +114,13 @@ impl PathPattern {
             }
             PathPattern::Template(segments) => {
                 let mut parts = path.split('/').skip(1);
-                segments.iter().all(|segment| parts.next().is_some_and(|part| segment.matches(part))) && parts.next().is_none()
+                segments.iter().all(|segment| parts.next().is_some_and(|part| segment.matches(part)))
+                    && parts.next().is_none()
             }
             PathPattern::Rest(segments, _) => {
                 let mut parts = path.split('/').skip(1);
-                segments.iter().all(|segment| parts.next().is_some_and(|part| segment.matches(part))) && parts.next().is_some()
+                segments.iter().all(|segment| parts.next().is_some_and(|part| segment.matches(part)))
+                    && parts.next().is_some()
             }
             PathPattern::Regex(regex, _) => regex.is_match(path.as_bytes()),
         }
@@ -198,13 +205,19 @@ impl Conditions {
         if !self.methods.is_empty() && !self.methods.contains(facts.method) {
             return Some(Miss::Method);
         }
-        if let Some((name, _)) = self.headers.iter().find(|(name, pattern)| !pattern.matches(facts.header(name))) {
+        if let Some((name, _)) =
+            self.headers.iter().find(|(name, pattern)| !pattern.matches(facts.header(name)))
+        {
             return Some(Miss::Header(name.to_string()));
         }
-        if let Some((key, _)) = self.query.iter().find(|(key, pattern)| !pattern.matches(facts.query(key).map(str::as_bytes))) {
+        if let Some((key, _)) =
+            self.query.iter().find(|(key, pattern)| !pattern.matches(facts.query(key).map(str::as_bytes)))
+        {
             return Some(Miss::Query(key.to_string()));
         }
-        let cookie = |(name, pattern): &&(Box<str>, ValuePattern)| !pattern.matches(facts.cookie(name).map(str::as_bytes));
+        let cookie = |(name, pattern): &&(Box<str>, ValuePattern)| {
+            !pattern.matches(facts.cookie(name).map(str::as_bytes))
+        };
         if let Some((name, _)) = self.cookies.iter().find(cookie) {
             return Some(Miss::Cookie(name.to_string()));
         }
@@ -273,7 +286,9 @@ impl Matcher {
         let path = match &self.path {
             PathPattern::Exact(_) => PathRank::Exact,
             PathPattern::Template(_) => PathRank::Template(self.path.shape()),
-            PathPattern::Prefix(_) | PathPattern::Rest(..) => PathRank::Prefix(self.path.literal_start(), self.path.shape()),
+            PathPattern::Prefix(_) | PathPattern::Rest(..) => {
+                PathRank::Prefix(self.path.literal_start(), self.path.shape())
+            }
             PathPattern::Regex(_, priority) => PathRank::Regex(*priority),
         };
         Specificity { host: self.host.rank(), path, conditions: self.conditions.rank() }
@@ -297,7 +312,9 @@ pub fn parse_path(text: &str) -> Result<PathPattern, String> {
         let inner = part.strip_prefix('{').and_then(|part| part.strip_suffix('}'));
         let Some(inner) = inner.filter(|inner| !inner.contains(['{', '}'])) else {
             if part.contains(['{', '}']) {
-                return Err(format!("`{part}` mixes text and a name; a name takes a whole segment, as in `/orders/{{id}}`"));
+                return Err(format!(
+                    "`{part}` mixes text and a name; a name takes a whole segment, as in `/orders/{{id}}`"
+                ));
             }
             segments.push(Segment::Literal((*part).into()));
             continue;

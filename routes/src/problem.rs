@@ -156,14 +156,16 @@ impl Report {
             Severity::Warning => Level::WARNING,
         };
         let title = self.title();
-        let mut group = level.primary_title(&title).id(self.code).elements(Vec::<annotate_snippets::Element<'_>>::new());
+        let mut group =
+            level.primary_title(&title).id(self.code).elements(Vec::<annotate_snippets::Element<'_>>::new());
         let label = self.expected.as_ref().map(|expected| format!("expected {expected}"));
         if let Some((file, bytes)) = &self.range {
             let mut mark = AnnotationKind::Primary.span(bytes.clone());
             if let Some(label) = &label {
                 mark = mark.label(label);
             }
-            group = group.element(Snippet::source(&sources[*file].text).path(&sources[*file].name).annotation(mark));
+            group = group
+                .element(Snippet::source(&sources[*file].text).path(&sources[*file].name).annotation(mark));
         } else if let Some(label) = &label {
             group = group.element(Level::NOTE.message(label));
         }

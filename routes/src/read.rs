@@ -20,8 +20,12 @@ pub fn read(file: usize, text: &str) -> Result<RuleFile, Vec<Problem>> {
     match serde_yaml::from_str::<RuleFile>(text) {
         Ok(rules) if rules.version == 1 => Ok(rules),
         Ok(rules) => Err(vec![
-            Problem::error("version_unsupported", Place::field(file, "version"), format!("version {} is not known", rules.version))
-                .expected("version: 1"),
+            Problem::error(
+                "version_unsupported",
+                Place::field(file, "version"),
+                format!("version {} is not known", rules.version),
+            )
+            .expected("version: 1"),
         ]),
         Err(error) => Err(explain(file, text, &error)),
     }
@@ -33,11 +37,17 @@ fn explain(file: usize, text: &str, first: &serde_yaml::Error) -> Vec<Problem> {
         Ok(Value::Mapping(tree)) => tree,
         Ok(Value::Null) => {
             let place = Place::At { file, line: 1, column: 1 };
-            return vec![Problem::error("file_empty", place, "the file holds nothing").expected("version: 1 and routes")];
+            return vec![
+                Problem::error("file_empty", place, "the file holds nothing")
+                    .expected("version: 1 and routes"),
+            ];
         }
         Ok(_) => {
             let place = Place::At { file, line: 1, column: 1 };
-            return vec![Problem::error("type_mismatch", place, "the file is not a map").expected("version: 1 and routes")];
+            return vec![
+                Problem::error("type_mismatch", place, "the file is not a map")
+                    .expected("version: 1 and routes"),
+            ];
         }
         Err(error) => return vec![syntax(file, &error)],
     };
@@ -46,7 +56,8 @@ fn explain(file: usize, text: &str, first: &serde_yaml::Error) -> Vec<Problem> {
     each::<Freeze>(file, &mut tree, "freezes", &mut problems);
     each::<Test>(file, &mut tree, "tests", &mut problems);
     each::<Egress>(file, &mut tree, "egress", &mut problems);
-    let mut rest = Pruner { file, base: String::new(), route: None, removed: HashMap::new(), pruned: HashSet::new() };
+    let mut rest =
+        Pruner { file, base: String::new(), route: None, removed: HashMap::new(), pruned: HashSet::new() };
     rest.run::<RuleFile>(Value::Mapping(tree), &mut problems);
     if problems.is_empty() {
         problems.push(syntax(file, first));
@@ -56,7 +67,12 @@ fn explain(file: usize, text: &str, first: &serde_yaml::Error) -> Vec<Problem> {
 }
 
 /// Takes the list `name` out of the tree and tries each of its items alone.
-fn each<T: DeserializeOwned>(file: usize, tree: &mut serde_yaml::Mapping, name: &str, problems: &mut Vec<Problem>) {
+fn each<T: DeserializeOwned>(
+    file: usize,
+    tree: &mut serde_yaml::Mapping,
+    name: &str,
+    problems: &mut Vec<Problem>,
+) {
     let Some(Value::Sequence(items)) = tree.get_mut(name) else { return };
     for (index, item) in std::mem::take(items).into_iter().enumerate() {
         let route = item.get("id").and_then(Value::as_str).filter(|_| name == "routes").map(str::to_owned);
@@ -175,13 +191,17 @@ fn problem(file: usize, path: &str, message: &str) -> Problem {
         _ if message.starts_with("invalid type") => "type_mismatch",
         _ => "value_invalid",
     };
-    let (text, expected) = match message.split_once("; expected ").or_else(|| message.split_once(", expected ")) {
-        Some((text, expected)) => (text, Some(expected)),
-        None => (message, None),
-    };
+    let (text, expected) =
+        match message.split_once("; expected ").or_else(|| message.split_once(", expected ")) {
+            Some((text, expected)) => (text, Some(expected)),
+            None => (message, None),
+        };
     let place = match code {
         "unknown_field" => Place::field(file, format!("{path}{KEY}")),
-        "duplicate_key" => Place::field(file, quoted(message).map_or(path.to_owned(), |key| format!("{}{KEY}", join(path, &key)))),
+        "duplicate_key" => Place::field(
+            file,
+            quoted(message).map_or(path.to_owned(), |key| format!("{}{KEY}", join(path, &key))),
+        ),
         _ => Place::field(file, path),
     };
     let mut problem = Problem::error(code, place, text);

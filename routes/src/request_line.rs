@@ -26,14 +26,23 @@ impl OwnedRequest {
         let mut words = line.split_whitespace();
         match (words.next(), words.next(), words.next()) {
             (Some(method), Some(url), None) => OwnedRequest::new(method, url),
-            _ => Err(format!("`{line}` is not a method and a URL; expected for example `GET https://shop.example.com/orders/42`")),
+            _ => Err(format!(
+                "`{line}` is not a method and a URL; expected for example `GET https://shop.example.com/orders/42`"
+            )),
         }
     }
 
     pub fn new(method: &str, url: &str) -> Result<OwnedRequest, String> {
-        let parsed = Method::from_bytes(method.as_bytes()).ok().filter(|_| !method.bytes().any(|b| b.is_ascii_lowercase()));
-        let method = parsed.ok_or_else(|| format!("`{method}` is not a method; expected upper case such as `GET`"))?;
-        let hint = || format!("`{url}` is not an absolute URL; expected for example `https://shop.example.com/orders/42`");
+        let parsed = Method::from_bytes(method.as_bytes())
+            .ok()
+            .filter(|_| !method.bytes().any(|b| b.is_ascii_lowercase()));
+        let method =
+            parsed.ok_or_else(|| format!("`{method}` is not a method; expected upper case such as `GET`"))?;
+        let hint = || {
+            format!(
+                "`{url}` is not an absolute URL; expected for example `https://shop.example.com/orders/42`"
+            )
+        };
         let (scheme, rest) = url.split_once("://").ok_or_else(hint)?;
         if !matches!(scheme, "http" | "https") {
             return Err(hint());
@@ -60,8 +69,10 @@ impl OwnedRequest {
 
     /// Adds a header, after those of the same name.
     pub fn header(&mut self, name: &str, value: &str) -> Result<(), String> {
-        let parsed = HeaderName::from_bytes(name.trim().as_bytes()).map_err(|_| format!("`{name}` is not a header name"))?;
-        let value = HeaderValue::from_str(value.trim()).map_err(|_| format!("the value of `{name}` holds a byte no header may hold"))?;
+        let parsed = HeaderName::from_bytes(name.trim().as_bytes())
+            .map_err(|_| format!("`{name}` is not a header name"))?;
+        let value = HeaderValue::from_str(value.trim())
+            .map_err(|_| format!("the value of `{name}` holds a byte no header may hold"))?;
         self.headers.append(parsed, value);
         Ok(())
     }

@@ -58,7 +58,9 @@ impl PathRewrite {
                     match part {
                         Part::Text(text) => out.push_str(text),
                         Part::Segment(at) => out.push_str(raw.split('/').nth(at + 1).unwrap_or("")),
-                        Part::From(at) => out.push_str(after_segments(raw, *at).strip_prefix('/').unwrap_or("")),
+                        Part::From(at) => {
+                            out.push_str(after_segments(raw, *at).strip_prefix('/').unwrap_or(""))
+                        }
                     }
                 }
             }
@@ -77,7 +79,8 @@ impl PathRewrite {
     /// A path of the backend as the client knows it; only a replaced prefix can be put back.
     pub fn reverse(&self, path: &str, alternative: usize) -> Option<String> {
         let PathRewrite::Prefix { new, old } = self else { return None };
-        let rest = path.strip_prefix(&**new).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))?;
+        let rest =
+            path.strip_prefix(&**new).filter(|rest| rest.is_empty() || rest.starts_with(['/', '?', '#']))?;
         let public = format!("{}{rest}", old[alternative]);
         Some(if public.starts_with('/') { public } else { format!("/{public}") })
     }
@@ -115,7 +118,10 @@ fn template_parts(text: &str, pattern: &PathPattern) -> Result<Vec<Part>, String
             parts.push(Part::Text(rest[..open].into()));
         }
         let name = rest[open + 1..close].trim_end_matches('*');
-        parts.push(named(name, pattern).ok_or_else(|| format!("`{{{name}}}` is not a name of every path this route matches"))?);
+        parts.push(
+            named(name, pattern)
+                .ok_or_else(|| format!("`{{{name}}}` is not a name of every path this route matches"))?,
+        );
         rest = &rest[close + 1..];
     }
     if !rest.is_empty() {
@@ -146,7 +152,12 @@ pub struct Addresses<'a> {
 }
 
 /// `Location` as the client should see it, or `None` when it leads elsewhere and stays as it is.
-pub fn public_location(location: &str, rewrite: &Rewrite, alternative: usize, addresses: &Addresses<'_>) -> Option<String> {
+pub fn public_location(
+    location: &str,
+    rewrite: &Rewrite,
+    alternative: usize,
+    addresses: &Addresses<'_>,
+) -> Option<String> {
     let back = |path: &str| {
         let reversed = rewrite.path.as_ref().and_then(|rewrite| rewrite.reverse(path, alternative));
         reversed.unwrap_or_else(|| path.to_owned())
@@ -177,7 +188,8 @@ fn same_authority(own: &str, other: &str, scheme: &str) -> bool {
 
 /// `Set-Cookie` with its `Domain` replaced, or `None` when it has none.
 pub fn cookie_with_domain(cookie: &str, domain: &str) -> Option<String> {
-    let is_domain = |part: &str| part.split_once('=').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("domain"));
+    let is_domain =
+        |part: &str| part.split_once('=').is_some_and(|(name, _)| name.trim().eq_ignore_ascii_case("domain"));
     // The first part is the cookie itself, whatever its name.
     if !cookie.split(';').skip(1).any(is_domain) {
         return None;

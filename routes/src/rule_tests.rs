@@ -58,7 +58,11 @@ fn fails(table: &RouteTable, test: &Test) -> Option<(&'static str, String, Strin
     {
         let lost = losers(table, &request, Some(route)).into_iter().find(|lost| lost.route == expected);
         let why = lost.map(|lost| format!(" (`{expected}`: {})", lost.why));
-        return Some(("route", format!("goes to `{route}`{}", why.unwrap_or_default()), format!("`{expected}`")));
+        return Some((
+            "route",
+            format!("goes to `{route}`{}", why.unwrap_or_default()),
+            format!("`{expected}`"),
+        ));
     }
     if let Some(expected) = test.side
         && told.side != Some(expected)
@@ -69,7 +73,8 @@ fn fails(table: &RouteTable, test: &Test) -> Option<(&'static str, String, Strin
     if let Some(expected) = test.status
         && told.status != Some(expected)
     {
-        let status = told.status.map_or("a backend answers".to_owned(), |status| format!("is answered {status}"));
+        let status =
+            told.status.map_or("a backend answers".to_owned(), |status| format!("is answered {status}"));
         return Some(("status", status, expected.to_string()));
     }
     if let Some(expected) = &test.path_sent

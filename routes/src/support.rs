@@ -70,7 +70,8 @@ impl Found<'_> {
         match route.stage {
             Some(StageWord::Shadow) => self.add(format!("routes[{position}].stage"), "stage shadow"),
             Some(StageWord::Ramp) => self.add(format!("routes[{position}].stage"), "stage ramp"),
-            Some(StageWord::Legacy | StageWord::Canary | StageWord::Serverless | StageWord::Retired) | None => {}
+            Some(StageWord::Legacy | StageWord::Canary | StageWord::Serverless | StageWord::Retired)
+            | None => {}
         }
         // In stages legacy and retired nothing is mirrored, so a shadow that waits there is no broken promise.
         let mirrors = matches!(route.stage, Some(StageWord::Canary | StageWord::Serverless));

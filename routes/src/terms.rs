@@ -28,7 +28,11 @@ impl FromStr for Parity {
             confidence: confidence.trim().parse().map_err(|_| hint())?,
         };
         let certain = claim.confidence.0.get() == PPM || claim.matching.0.get() == PPM;
-        if certain { Err(format!("`{text}` claims 100%, which no finite sample can show")) } else { Ok(claim) }
+        if certain {
+            Err(format!("`{text}` claims 100%, which no finite sample can show"))
+        } else {
+            Ok(claim)
+        }
     }
 }
 
@@ -77,8 +81,15 @@ impl FromStr for LatencyBound {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
         let hint = || format!("`{text}` is not a latency bound; expected for example `<= legacy * 1.2`");
-        let rest = text.trim().strip_prefix("<=").ok_or_else(hint)?.trim().strip_prefix("legacy").ok_or_else(hint)?;
-        let factor: f64 = rest.trim().strip_prefix('*').ok_or_else(hint)?.trim().parse().map_err(|_| hint())?;
+        let rest = text
+            .trim()
+            .strip_prefix("<=")
+            .ok_or_else(hint)?
+            .trim()
+            .strip_prefix("legacy")
+            .ok_or_else(hint)?;
+        let factor: f64 =
+            rest.trim().strip_prefix('*').ok_or_else(hint)?.trim().parse().map_err(|_| hint())?;
         if !(0.1..=100.0).contains(&factor) {
             return Err(format!("`{text}` has a factor outside 0.1 to 100"));
         }
@@ -223,9 +234,9 @@ pub struct Condition {
 impl FromStr for Condition {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        let (source, value) = text
-            .split_once('=')
-            .ok_or_else(|| format!("`{text}` is not a condition; expected for example `header.X-Staff=true`"))?;
+        let (source, value) = text.split_once('=').ok_or_else(|| {
+            format!("`{text}` is not a condition; expected for example `header.X-Staff=true`")
+        })?;
         let source: KeySource = source.parse()?;
         let network = if source == KeySource::ClientIp {
             let address = value.parse::<std::net::IpAddr>().map(ipnet::IpNet::from);
@@ -258,4 +269,9 @@ text_form!(Parity, "parity", r"^[0-9.]+% at [0-9.]+%$", "99.9% at 95%");
 text_form!(RateBound, "rate_bound", r"^(<=|>) *legacy *\+ *[0-9.]+ *pp$", "<= legacy + 0.1pp");
 text_form!(LatencyBound, "latency_bound", r"^<= *legacy *\* *[0-9.]+$", "<= legacy * 1.2");
 text_form!(KeySource, "key", r"^(own_cookie|client\.ip|(cookie|header|query|jwt)\..+)$", "cookie.SESSIONID");
-text_form!(Condition, "condition", r"^(client\.ip|(cookie|header|query|jwt)\.[^=]+)=.*$", "header.X-Staff=true");
+text_form!(
+    Condition,
+    "condition",
+    r"^(client\.ip|(cookie|header|query|jwt)\.[^=]+)=.*$",
+    "header.X-Staff=true"
+);

@@ -47,17 +47,25 @@ impl FromStr for Span {
             "m" => 60_000_000_000,
             "h" => 3_600_000_000_000,
             "d" => 86_400_000_000_000,
-            _ => return Err(format!("`{text}` is not a duration; expected a number with us, ms, s, m, h or d, such as `200ms`")),
+            _ => {
+                return Err(format!(
+                    "`{text}` is not a duration; expected a number with us, ms, s, m, h or d, such as `200ms`"
+                ));
+            }
         };
         let nanos = scaled(number, nanos);
-        nanos.map(|n| Span(Duration::from_nanos(n))).ok_or_else(|| format!("`{text}` is not a duration that can be held; expected for example `1.5s`"))
+        nanos.map(|n| Span(Duration::from_nanos(n))).ok_or_else(|| {
+            format!("`{text}` is not a duration that can be held; expected for example `1.5s`")
+        })
     }
 }
 
 impl fmt::Display for Span {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let micros = self.0.as_micros();
-        for (unit, size) in [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000)] {
+        for (unit, size) in
+            [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000)]
+        {
             if micros >= size && micros % size == 0 {
                 return write!(f, "{}{unit}", micros / size);
             }
@@ -82,7 +90,11 @@ impl FromStr for ByteSize {
             "KB" => 1_000,
             "MB" => 1_000_000,
             "GB" => 1_000_000_000,
-            _ => return Err(format!("`{text}` is not a size; expected a number with B, KiB, MiB, GiB, KB, MB or GB, such as `256KiB`")),
+            _ => {
+                return Err(format!(
+                    "`{text}` is not a size; expected a number with B, KiB, MiB, GiB, KB, MB or GB, such as `256KiB`"
+                ));
+            }
         };
         scaled(number, scale).map(ByteSize).ok_or_else(|| format!("`{text}` is not a whole number of bytes"))
     }
@@ -110,7 +122,8 @@ impl FromStr for Percent {
         if unit != "%" {
             return Err(format!("`{text}` is not a percent; expected for example `5%` or `0.25%`"));
         }
-        let ppm = scaled(number, u64::from(PPM / 100)).and_then(|n| u32::try_from(n).ok()).and_then(SharePpm::new);
+        let ppm =
+            scaled(number, u64::from(PPM / 100)).and_then(|n| u32::try_from(n).ok()).and_then(SharePpm::new);
         ppm.map(Percent).ok_or_else(|| format!("`{text}` is not between 0% and 100% in steps of 0.0001%"))
     }
 }
@@ -140,7 +153,9 @@ impl FromStr for Rate {
             };
             count.parse().ok().filter(|count| *count > 0).map(|count| Rate { count, per_secs })
         });
-        parsed.ok_or_else(|| format!("`{text}` is not a rate; expected a count above 0 per s, m or h, such as `100/s`"))
+        parsed.ok_or_else(|| {
+            format!("`{text}` is not a rate; expected a count above 0 per s, m or h, such as `100/s`")
+        })
     }
 }
 

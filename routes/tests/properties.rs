@@ -24,7 +24,13 @@ fn segment() -> impl Strategy<Value = &'static str> {
 fn matcher() -> impl Strategy<Value = String> {
     let path = (prop::collection::vec(segment(), 1..4), 0..4u8).prop_map(|(mut parts, kind)| {
         let mut seen = Vec::new();
-        parts.retain(|part| !part.starts_with('{') || (!seen.contains(part) && { seen.push(part); true }));
+        parts.retain(|part| {
+            !part.starts_with('{')
+                || (!seen.contains(part) && {
+                    seen.push(part);
+                    true
+                })
+        });
         let path = format!("/{}", parts.join("/"));
         let literal = path.replace(['{', '}'], "");
         match kind {
@@ -34,9 +40,12 @@ fn matcher() -> impl Strategy<Value = String> {
             _ => format!("path: \"{literal}\""),
         }
     });
-    let host = prop::sample::select(vec!["", "host: h1.test, ", "host: \"*.test\", ", "host: \"*.h1.test\", "]);
-    let methods = prop::sample::select(vec!["", ", methods: [GET]", ", methods: [GET, POST]", ", methods: [PUT]"]);
-    let headers = prop::sample::select(vec!["", ", headers: {X-A: \"1\"}", ", headers: {X-A: present, X-B: \"2\"}"]);
+    let host =
+        prop::sample::select(vec!["", "host: h1.test, ", "host: \"*.test\", ", "host: \"*.h1.test\", "]);
+    let methods =
+        prop::sample::select(vec!["", ", methods: [GET]", ", methods: [GET, POST]", ", methods: [PUT]"]);
+    let headers =
+        prop::sample::select(vec!["", ", headers: {X-A: \"1\"}", ", headers: {X-A: present, X-B: \"2\"}"]);
     let query = prop::sample::select(vec!["", ", query: {q: \"1\"}"]);
     (host, path, methods, headers, query).prop_map(|(host, path, methods, headers, query)| {
         format!("{{{host}{path}{methods}{headers}{query}}}")
@@ -49,9 +58,12 @@ fn table(matchers: &[String]) -> RouteTable {
     loop {
         let routes: String = kept
             .iter()
-            .map(|(number, matcher)| format!("  - {{id: r{number}, match: {matcher}, legacy: b, stage: legacy}}\n"))
+            .map(|(number, matcher)| {
+                format!("  - {{id: r{number}, match: {matcher}, legacy: b, stage: legacy}}\n")
+            })
             .collect();
-        let text = format!("version: 1\nbackends: {{b: {{urls: [\"http://127.0.0.1:1\"]}}}}\nroutes:\n{routes}");
+        let text =
+            format!("version: 1\nbackends: {{b: {{urls: [\"http://127.0.0.1:1\"]}}}}\nroutes:\n{routes}");
         let text = if kept.is_empty() { "version: 1\n".to_owned() } else { text };
         let sources = source(text);
         match compile_sources(&sources) {
@@ -75,7 +87,9 @@ fn request() -> impl Strategy<Value = OwnedRequest> {
     let query = prop::sample::select(vec!["", "?q=1", "?q=2&q=1"]);
     (host, path, method, a, b, query).prop_map(|(host, (parts, slash), method, a, b, query)| {
         let slash = if slash && !parts.is_empty() { "/" } else { "" };
-        let mut request = OwnedRequest::new(method, &format!("http://{host}/{}{slash}{query}", parts.join("/"))).expect("request");
+        let mut request =
+            OwnedRequest::new(method, &format!("http://{host}/{}{slash}{query}", parts.join("/")))
+                .expect("request");
         for (name, value) in [("x-a", a), ("x-b", b)] {
             if !value.is_empty() {
                 request.header(name, value).expect("header");
@@ -90,7 +104,11 @@ fn naive(table: &RouteTable, request: &OwnedRequest) -> Option<u32> {
     let facts = request.facts();
     let host = lower(bare_host(facts.host)).into_owned();
     let path = read_path(facts.path).expect("plain path").text.into_owned();
-    let all = table.routes.iter().enumerate().flat_map(|(number, route)| route.matches.iter().map(move |m| (number, m)));
+    let all = table
+        .routes
+        .iter()
+        .enumerate()
+        .flat_map(|(number, route)| route.matches.iter().map(move |m| (number, m)));
     let holding = all.filter(|(_, matcher)| matcher.miss(&host, &path, &facts).is_none());
     holding.max_by_key(|(_, matcher)| matcher.specificity()).map(|(number, _)| number as u32)
 }
@@ -166,7 +184,8 @@ fn moved(table: &RouteTable, share: u32) -> Vec<bool> {
         request.header("x-user", key).expect("header");
         let share = SharePpm::new(share).expect("share");
         let now = Conditions { killed: false, share, override_side: None, serverless_available: true };
-        let decision = decide(route, table.cohort(route), &request.facts(), now, || unreachable!("the user has a key"));
+        let decision =
+            decide(route, table.cohort(route), &request.facts(), now, || unreachable!("the user has a key"));
         decision.expect("decision").side == Side::Serverless
     };
     keys().iter().map(side).collect()
@@ -220,7 +239,10 @@ fn shares_are_within_three_sigma() {
 #[test]
 fn cohorts_do_not_move_together_unless_they_are_one() {
     let (a, b) = (cohort_seed("a"), cohort_seed("b"));
-    let both = keys().iter().filter(|key| bucket(a, key.as_bytes()) < 500_000 && bucket(b, key.as_bytes()) < 500_000).count();
+    let both = keys()
+        .iter()
+        .filter(|key| bucket(a, key.as_bytes()) < 500_000 && bucket(b, key.as_bytes()) < 500_000)
+        .count();
     // Independent halves: a quarter, within 5 sigma of sqrt(n * 1/4 * 3/4) = 43.
     assert!((2_285..=2_715).contains(&both), "{both}");
 }
@@ -229,7 +251,10 @@ fn cohorts_do_not_move_together_unless_they_are_one() {
 #[test]
 fn the_bucket_of_a_key_never_changes() {
     let seed = cohort_seed("shopper");
-    let buckets: Vec<u32> = ["", "a", "user-1", "0123456789abcdef0123456789abcdef"].iter().map(|key| bucket(seed, key.as_bytes())).collect();
+    let buckets: Vec<u32> = ["", "a", "user-1", "0123456789abcdef0123456789abcdef"]
+        .iter()
+        .map(|key| bucket(seed, key.as_bytes()))
+        .collect();
     assert_eq!(buckets, FROZEN);
 }
 

@@ -31,7 +31,9 @@ fn every_vector_goes_where_it_says() {
     let mut failed = Vec::new();
     for path in files("vectors") {
         let sources = vec![source(&path)];
-        let draw = |problems: &[_]| report(&sources, problems).iter().map(|r| r.draw(&sources, false)).collect::<Vec<_>>();
+        let draw = |problems: &[_]| {
+            report(&sources, problems).iter().map(|r| r.draw(&sources, false)).collect::<Vec<_>>()
+        };
         let read = read_all(&sources).unwrap_or_else(|problems| panic!("{}", draw(&problems).join("\n")));
         let table = match banyan_routes::compile::compile(&read) {
             Ok((table, _)) => table,

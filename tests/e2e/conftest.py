@@ -252,10 +252,11 @@ def certificates(tmp_path_factory):
         subprocess.run(["openssl", *args], cwd=folder, check=True, capture_output=True)
 
     (folder / "san.cnf").write_text("subjectAltName=DNS:localhost,DNS:shop.example.com,IP:127.0.0.1\n")
+    (folder / "client.cnf").write_text("extendedKeyUsage=clientAuth\n")
     (folder / "ca.cnf").write_text("basicConstraints=critical,CA:TRUE\nkeyUsage=keyCertSign,cRLSign\n")
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Test CA")
-    for name, extensions in [("server", ["-extfile", "san.cnf"]), ("client", [])]:
+    for name, extensions in [("server", ["-extfile", "san.cnf"]), ("client", ["-extfile", "client.cnf"])]:
         openssl("req", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", f"{name}.pem", "-days", "2", *extensions)
     return folder

@@ -20,7 +20,9 @@ pub fn handle(event: &Event, store: &Store) -> Answer {
                 None => Answer::json(400, &json!({ "message": "unknown flight" })),
             }
         }
-        ("GET" | "HEAD", ["bookings", id]) => store.booking(id).map_or_else(not_found, |booking| Answer::json(200, &json!(booking))),
+        ("GET" | "HEAD", ["bookings", id]) => {
+            store.booking(id).map_or_else(not_found, |booking| Answer::json(200, &json!(booking)))
+        }
         _ => not_found(),
     }
 }

@@ -10,7 +10,12 @@ pub fn handle(event: &Event, store: &Store) -> Answer {
         ("POST", ["payments"]) => {
             let body = event.json();
             let paid = store.pay(body["booking"].as_str().unwrap_or_default());
-            paid.map_or_else(not_found, |booking| Answer::json(200, &json!({ "booking": booking.id, "paid": booking.paid, "status": "SETTLED" })))
+            paid.map_or_else(not_found, |booking| {
+                Answer::json(
+                    200,
+                    &json!({ "booking": booking.id, "paid": booking.paid, "status": "SETTLED" }),
+                )
+            })
         }
         _ => not_found(),
     }

@@ -14,7 +14,8 @@ use std::sync::atomic::Ordering;
 
 pub fn revision(shared: &Shared, live: &Live) -> Value {
     let table = &live.serving.table;
-    let stages: Map<String, Value> = stage_counts(table).into_iter().map(|(name, count)| (name.into(), json!(count))).collect();
+    let stages: Map<String, Value> =
+        stage_counts(table).into_iter().map(|(name, count)| (name.into(), json!(count))).collect();
     json!({
         "version": 1,
         "banyan": env!("CARGO_PKG_VERSION"),
@@ -30,7 +31,8 @@ pub fn revision(shared: &Shared, live: &Live) -> Value {
 
 pub fn routes(live: &Live) -> Value {
     let table = &live.serving.table;
-    let routes: Vec<Value> = table.routes.iter().enumerate().map(|(at, route)| summary(live, at, route)).collect();
+    let routes: Vec<Value> =
+        table.routes.iter().enumerate().map(|(at, route)| summary(live, at, route)).collect();
     json!({ "version": 1, "revision": table.revision, "routes": routes })
 }
 
@@ -81,10 +83,17 @@ pub fn route(live: &Live, id: &str) -> Option<Value> {
 
 /// A field that was not written does not stand in what is shown.
 fn strip_nulls(value: Value) -> Value {
-    let empty = |value: &Value| value.is_null() || value.as_array().is_some_and(Vec::is_empty) || value.as_object().is_some_and(Map::is_empty);
+    let empty = |value: &Value| {
+        value.is_null()
+            || value.as_array().is_some_and(Vec::is_empty)
+            || value.as_object().is_some_and(Map::is_empty)
+    };
     match value {
         Value::Object(map) => {
-            let kept = map.into_iter().map(|(key, value)| (key, strip_nulls(value))).filter(|(_, value)| !empty(value));
+            let kept = map
+                .into_iter()
+                .map(|(key, value)| (key, strip_nulls(value)))
+                .filter(|(_, value)| !empty(value));
             Value::Object(kept.collect())
         }
         Value::Array(items) => Value::Array(items.into_iter().map(strip_nulls).collect()),
@@ -134,7 +143,10 @@ fn request_of(body: &Value) -> Result<OwnedRequest, String> {
     if let Some(headers) = body.get("headers") {
         let headers = headers.as_object().ok_or("`headers` is not a map; expected {name: value}")?;
         for (name, value) in headers {
-            request.header(name, value.as_str().ok_or_else(|| format!("the header `{name}` is not a string"))?)?;
+            request.header(
+                name,
+                value.as_str().ok_or_else(|| format!("the header `{name}` is not a string"))?,
+            )?;
         }
     }
     request.listener = text("listener").unwrap_or_default().to_owned();

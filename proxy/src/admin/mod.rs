@@ -37,9 +37,13 @@ impl ServeHttp for Admin {
         let answer = match (method.as_str(), path.as_str()) {
             ("GET" | "HEAD", "/livez") => json_answer(200, &json!({ "live": true })),
             ("GET" | "HEAD", "/readyz") => self.ready(),
-            ("GET" | "HEAD", "/metrics") => text_answer("text/plain; version=0.0.4; charset=utf-8", self.shared.metrics.text()),
+            ("GET" | "HEAD", "/metrics") => {
+                text_answer("text/plain; version=0.0.4; charset=utf-8", self.shared.metrics.text())
+            }
             _ if !path.starts_with("/api/v1/") => problem(404, "no such page", &path),
-            _ if !host_allowed(session) => problem(403, "host not allowed", "the Host must be an address or localhost"),
+            _ if !host_allowed(session) => {
+                problem(403, "host not allowed", "the Host must be an address or localhost")
+            }
             ("GET" | "HEAD", _) => self.read(&path),
             ("POST", _) => self.change(session, &path).await,
             _ => problem(405, "method not allowed", "expected GET or POST"),
@@ -54,13 +58,17 @@ impl Admin {
             return json_answer(503, &json!({ "ready": false, "reason": "draining" }));
         }
         match self.shared.live.load() {
-            Some(live) => json_answer(200, &json!({ "ready": true, "revision": live.serving.table.revision })),
+            Some(live) => {
+                json_answer(200, &json!({ "ready": true, "revision": live.serving.table.revision }))
+            }
             None => json_answer(503, &json!({ "ready": false, "reason": "no valid rule set" })),
         }
     }
 
     fn read(&self, path: &str) -> Answer {
-        let Some(live) = self.shared.live.load() else { return problem(503, "no valid rule set", "nothing serves yet") };
+        let Some(live) = self.shared.live.load() else {
+            return problem(503, "no valid rule set", "nothing serves yet");
+        };
         match path.strip_prefix("/api/v1/").unwrap_or_default() {
             "openapi.json" => json_answer(200, &openapi::document()),
             "revision" => json_answer(200, &api::revision(&self.shared, &live)),
@@ -75,7 +83,10 @@ impl Admin {
     }
 
     async fn change(&self, session: &mut ServerSession, path: &str) -> Answer {
-        let json_type = session.get_header_bytes(header::CONTENT_TYPE).to_ascii_lowercase().starts_with(b"application/json");
+        let json_type = session
+            .get_header_bytes(header::CONTENT_TYPE)
+            .to_ascii_lowercase()
+            .starts_with(b"application/json");
         if !json_type {
             return problem(415, "not JSON", "expected Content-Type: application/json");
         }
@@ -113,7 +124,9 @@ async fn body(session: &mut ServerSession) -> Result<Value, Answer> {
     let mut bytes = Vec::new();
     loop {
         match session.read_request_body().await {
-            Ok(Some(chunk)) if bytes.len() + chunk.len() > BODY_MAX => return Err(problem(413, "body too large", "expected at most 1 MiB")),
+            Ok(Some(chunk)) if bytes.len() + chunk.len() > BODY_MAX => {
+                return Err(problem(413, "body too large", "expected at most 1 MiB"));
+            }
             Ok(Some(chunk)) => bytes.extend_from_slice(&chunk),
             Ok(None) => break,
             Err(_) => return Err(problem(400, "body not readable", "the connection broke")),

@@ -25,7 +25,9 @@ pub fn check(dir: &Path, deny_warnings: bool, output: CheckOutput) -> Exit {
     let (sources, problems, rules) = match load(dir) {
         Ok(rules) => {
             let mut problems = rules.warnings.clone();
-            problems.extend(rule_tests::run(&rules.table, &rules.files).into_iter().filter_map(|result| result.problem));
+            problems.extend(
+                rule_tests::run(&rules.table, &rules.files).into_iter().filter_map(|result| result.problem),
+            );
             let later = unsupported(&rules.files).into_iter();
             problems.extend(later.map(|problem| Problem { severity: Severity::Warning, ..problem }));
             (rules.sources.clone(), problems, Some(rules))
@@ -67,7 +69,11 @@ fn text(sources: &[Source], reports: &[Report], rules: Option<&Rules>, errors: u
         Some(rules) if errors == 0 => {
             let tests: usize = rules.files.iter().map(|file| file.rules.tests.len()).sum();
             let routes = rules.table.routes.len() - usize::from(rules.table.has_default);
-            println!("ok: {routes} routes in {} files, {tests} tests passed, {warnings} warnings, revision {}", sources.len(), rules.table.revision);
+            println!(
+                "ok: {routes} routes in {} files, {tests} tests passed, {warnings} warnings, revision {}",
+                sources.len(),
+                rules.table.revision
+            );
         }
         _ => println!("{errors} errors, {warnings} warnings"),
     }
@@ -80,7 +86,9 @@ fn location(dir: &Path, file: &str) -> String {
 fn github(dir: &Path, report: &Report) -> String {
     let level = if report.severity == Severity::Error { "error" } else { "warning" };
     let place = match (&report.file, report.line, report.column) {
-        (Some(file), Some(line), Some(column)) => format!("file={},line={line},col={column},", location(dir, file)),
+        (Some(file), Some(line), Some(column)) => {
+            format!("file={},line={line},col={column},", location(dir, file))
+        }
         _ => String::new(),
     };
     let text = report.line().replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");

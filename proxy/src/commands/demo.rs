@@ -43,7 +43,9 @@ pub fn run(listen: SocketAddr, admin: SocketAddr, traffic: bool) -> Exit {
     println!("  rules      {}   change a share and save", shared.settings.rules_dir.display());
     println!("  kill       touch {}", shared.settings.state_dir.join("KILL").display());
     println!();
-    let started = std::thread::Builder::new().name("demo".into()).spawn(move || show(&shared, traffic.then_some(address)));
+    let started = std::thread::Builder::new()
+        .name("demo".into())
+        .spawn(move || show(&shared, traffic.then_some(address)));
     if let Err(error) = started {
         eprintln!("banyan: {error}");
         return Exit::Internal;
@@ -59,7 +61,8 @@ fn prepare(listen: SocketAddr, admin: SocketAddr) -> Result<Box<Running>, Exit> 
     };
     // Held together, so that no two are the same.
     let (legacy, serverless, control) = {
-        let held: Vec<TcpListener> = (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<_>>().map_err(fail)?;
+        let held: Vec<TcpListener> =
+            (0..3).map(|_| TcpListener::bind("127.0.0.1:0")).collect::<io::Result<_>>().map_err(fail)?;
         let port = |at: usize| held[at].local_addr();
         (port(0).map_err(fail)?, port(1).map_err(fail)?, port(2).map_err(fail)?)
     };
@@ -87,7 +90,9 @@ fn write_rules(folder: &Path, legacy: SocketAddr, serverless: SocketAddr) -> io:
         std::fs::remove_dir_all(folder)?;
     }
     std::fs::create_dir_all(&rules)?;
-    let text = RULES.replace("127.0.0.1:9001", &legacy.to_string()).replace("127.0.0.1:9002", &serverless.to_string());
+    let text = RULES
+        .replace("127.0.0.1:9001", &legacy.to_string())
+        .replace("127.0.0.1:9002", &serverless.to_string());
     std::fs::write(rules.join("airline.yaml"), text)?;
     std::fs::write(rules.join("schema.json"), SCHEMA)?;
     Ok(rules)
@@ -133,7 +138,11 @@ async fn passenger(address: SocketAddr, number: usize) {
             0 => ("GET", "/".to_owned(), String::new()),
             1 | 2 => ("GET", "/api/flights?from=ICN&to=NRT".to_owned(), String::new()),
             3 | 4 => ("GET", format!("/api/flights/{flight}"), String::new()),
-            5 => ("POST", "/api/bookings".to_owned(), format!("{{\"flight\":\"{flight}\",\"passenger\":\"{session}\",\"member\":\"{session}\"}}")),
+            5 => (
+                "POST",
+                "/api/bookings".to_owned(),
+                format!("{{\"flight\":\"{flight}\",\"passenger\":\"{session}\",\"member\":\"{session}\"}}"),
+            ),
             6 => ("POST", "/api/payments".to_owned(), format!("{{\"booking\":\"{booking}\"}}")),
             _ => ("GET", format!("/api/loyalty/{session}"), String::new()),
         };

@@ -43,7 +43,9 @@ pub fn run(dir: &Path, question: &Question<'_>, json: bool) -> Exit {
 fn request(question: &Question<'_>) -> Result<OwnedRequest, String> {
     let mut request = OwnedRequest::new(question.method, question.url)?;
     for header in question.headers {
-        let (name, value) = header.split_once(':').ok_or_else(|| format!("`{header}` is not a header; expected `Name: value`"))?;
+        let (name, value) = header
+            .split_once(':')
+            .ok_or_else(|| format!("`{header}` is not a header; expected `Name: value`"))?;
         request.header(name, value)?;
     }
     request.listener = question.listener.to_owned();

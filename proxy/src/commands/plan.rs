@@ -35,9 +35,11 @@ pub fn run(from: &Path, to: &Path, requests: Option<&Path>, detailed: bool, json
 
 fn recorded(path: &Path) -> Result<Vec<OwnedRequest>, String> {
     let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
+    let lines =
+        text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty() && !line.starts_with('#'));
     let parse = |(number, line): (usize, &str)| {
-        let request = if line.trim_start().starts_with('{') { from_json(line) } else { OwnedRequest::parse(line) };
+        let request =
+            if line.trim_start().starts_with('{') { from_json(line) } else { OwnedRequest::parse(line) };
         request.map_err(|error| format!("{}:{}: {error}", path.display(), number + 1))
     };
     lines.map(parse).collect()
@@ -45,10 +47,12 @@ fn recorded(path: &Path) -> Result<Vec<OwnedRequest>, String> {
 
 fn from_json(line: &str) -> Result<OwnedRequest, String> {
     let value: Value = serde_json::from_str(line).map_err(|error| error.to_string())?;
-    let text = |field: &str| value.get(field).and_then(Value::as_str).ok_or_else(|| format!("`{field}` is missing"));
+    let text =
+        |field: &str| value.get(field).and_then(Value::as_str).ok_or_else(|| format!("`{field}` is missing"));
     let mut request = OwnedRequest::new(text("method")?, text("url")?)?;
     for (name, value) in value.get("headers").and_then(Value::as_object).into_iter().flatten() {
-        request.header(name, value.as_str().ok_or_else(|| format!("the header `{name}` is not a string"))?)?;
+        request
+            .header(name, value.as_str().ok_or_else(|| format!("the header `{name}` is not a string"))?)?;
     }
     Ok(request)
 }
@@ -59,7 +63,9 @@ fn text(changes: &Diff) -> String {
     lines.extend(changes.removed.iter().map(|id| format!("- {id}")));
     for changed in &changes.changed {
         lines.push(format!("~ {}", changed.route));
-        lines.extend(changed.fields.iter().map(|field| format!("    {}: {} -> {}", field.field, field.from, field.to)));
+        lines.extend(
+            changed.fields.iter().map(|field| format!("    {}: {} -> {}", field.field, field.from, field.to)),
+        );
     }
     lines.extend(changes.other.iter().map(|name| format!("~ {name}")));
     if changes.is_empty() {
@@ -70,7 +76,12 @@ fn text(changes: &Diff) -> String {
             "replayed {} requests: {} change route, {} change side",
             replay.requests, replay.route_changed, replay.side_changed
         ));
-        lines.extend(replay.examples.iter().map(|moved| format!("    {}: {} -> {}", moved.request, moved.from, moved.to)));
+        lines.extend(
+            replay
+                .examples
+                .iter()
+                .map(|moved| format!("    {}: {} -> {}", moved.request, moved.from, moved.to)),
+        );
     }
     lines.join("\n") + "\n"
 }

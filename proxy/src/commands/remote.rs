@@ -40,10 +40,18 @@ pub fn status(client: &AdminClient, json: bool) -> Exit {
         }
         println!("banyan     {}", plain(&value["banyan"]));
         println!("revision   {}", plain(&value["revision"]));
-        let stages = value["stages"].as_object().into_iter().flatten().filter(|(_, count)| count.as_u64() != Some(0));
+        let stages =
+            value["stages"].as_object().into_iter().flatten().filter(|(_, count)| count.as_u64() != Some(0));
         let stages: Vec<String> = stages.map(|(name, count)| format!("{count} {name}")).collect();
         println!("routes     {} ({})", value["routes"], stages.join(", "));
-        println!("reload     {}", if value["last_reload_accepted"] == json!(true) { "accepted" } else { "REFUSED; the last good rules serve" });
+        println!(
+            "reload     {}",
+            if value["last_reload_accepted"] == json!(true) {
+                "accepted"
+            } else {
+                "REFUSED; the last good rules serve"
+            }
+        );
         let kills: Vec<String> = value["kill"].as_array().into_iter().flatten().map(plain).collect();
         println!("kill       {}", if kills.is_empty() { "off".into() } else { kills.join(", ") });
         println!("draining   {}", if value["draining"] == json!(true) { "yes" } else { "no" });
@@ -67,10 +75,24 @@ pub fn routes(client: &AdminClient, json: bool) -> Exit {
 
 /// One line a route.
 pub fn table(routes: &[Value]) -> String {
-    let header = ["ROUTE", "STAGE", "SHARE", "KILL", "LEGACY", "ANSWERED", "FAILED", "SERVERLESS", "ANSWERED", "FAILED"];
+    let header = [
+        "ROUTE",
+        "STAGE",
+        "SHARE",
+        "KILL",
+        "LEGACY",
+        "ANSWERED",
+        "FAILED",
+        "SERVERLESS",
+        "ANSWERED",
+        "FAILED",
+    ];
     let mut rows: Vec<Vec<String>> = vec![header.iter().map(|name| (*name).to_owned()).collect()];
     for route in routes {
-        let share = route["share_ppm"].as_u64().and_then(|ppm| SharePpm::new(ppm as u32)).map_or(String::new(), |share| share.to_string());
+        let share = route["share_ppm"]
+            .as_u64()
+            .and_then(|ppm| SharePpm::new(ppm as u32))
+            .map_or(String::new(), |share| share.to_string());
         let count = |side: &str, what: &str| route["requests"][side][what].to_string();
         rows.push(vec![
             plain(&route["id"]),

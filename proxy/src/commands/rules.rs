@@ -25,7 +25,8 @@ pub enum NoRules {
 
 pub fn load(dir: &Path) -> Result<Rules, NoRules> {
     let sources = rule_dir::sources(dir).map_err(|error| NoRules::Unreadable(error.to_string()))?;
-    let compiled = read_all(&sources).and_then(|files| compile(&files).map(|(table, warnings)| (files, table, warnings)));
+    let compiled = read_all(&sources)
+        .and_then(|files| compile(&files).map(|(table, warnings)| (files, table, warnings)));
     match compiled {
         Ok((files, table, warnings)) => Ok(Rules { sources, files, table, warnings }),
         Err(problems) => Err(NoRules::Invalid(sources, problems)),

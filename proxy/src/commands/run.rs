@@ -29,7 +29,11 @@ pub fn run(file: Option<&Path>, flags: &Flags, wait_for_rules: bool) -> Exit {
 }
 
 /// Starts, or says why not.
-pub fn launch(settings: Settings, wait_for_rules: bool, extra: Vec<Box<dyn ServiceWithDependents>>) -> Result<Box<Running>, Exit> {
+pub fn launch(
+    settings: Settings,
+    wait_for_rules: bool,
+    extra: Vec<Box<dyn ServiceWithDependents>>,
+) -> Result<Box<Running>, Exit> {
     match start(settings, wait_for_rules, extra) {
         Ok(Started::Ready(running)) => Ok(running),
         Ok(Started::Refused(outcome, sources)) => {

@@ -26,10 +26,11 @@ pub fn kind(error: &Error) -> Option<FailureKind> {
         return None;
     }
     Some(match error.etype() {
-        ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError | ConnectProxyFailure | SocketError | BindError => {
+        ConnectTimedout | ConnectRefused | ConnectNoRoute | ConnectError | ConnectProxyFailure
+        | SocketError | BindError => FailureKind::Connect,
+        TLSHandshakeFailure | TLSHandshakeTimedout | InvalidCert | HandshakeError | TLSWantX509Lookup => {
             FailureKind::Connect
         }
-        TLSHandshakeFailure | TLSHandshakeTimedout | InvalidCert | HandshakeError | TLSWantX509Lookup => FailureKind::Connect,
         ReadTimedout | WriteTimedout => FailureKind::Timeout,
         HTTPStatus(status) => FailureKind::Status(*status),
         // A broken answer is what a gateway calls 502.
@@ -38,7 +39,13 @@ pub fn kind(error: &Error) -> Option<FailureKind> {
 }
 
 /// Decides about another try and prepares the context for it.
-pub fn plan(shared: &Shared, session: &Session, ctx: &mut Context, kind: FailureKind, nothing_sent: bool) -> bool {
+pub fn plan(
+    shared: &Shared,
+    session: &Session,
+    ctx: &mut Context,
+    kind: FailureKind,
+    nothing_sent: bool,
+) -> bool {
     ctx.failed = Some(kind);
     let request = session.as_downstream();
     let answered = request.response_written().is_some_and(|response| !response.status.is_informational());
@@ -53,7 +60,13 @@ pub fn plan(shared: &Shared, session: &Session, ctx: &mut Context, kind: Failure
     if route.policy.timeouts.total.is_some_and(|total| ctx.started.elapsed() >= total) {
         return false;
     }
-    let retry = route.policy.retry.as_ref().filter(|retry| ctx.retries < retry.attempts && retry.on.contains(&kind));
+    if nothing_sent && kind == FailureKind::Connect && ctx.other_addresses > 0 {
+        // Nothing has been sent, so no rule is needed to ask the backend's next address.
+        ctx.other_addresses -= 1;
+        return true;
+    }
+    let retry =
+        route.policy.retry.as_ref().filter(|retry| ctx.retries < retry.attempts && retry.on.contains(&kind));
     if let Some(retry) = retry
         && ctx.runtime().is_some_and(|runtime| runtime.may_retry(retry.budget.get()))
     {
@@ -85,14 +98,25 @@ pub fn fall_back(shared: &Shared, ctx: &mut Context, kind: FailureKind) -> bool 
 }
 
 /// Nothing was sent: the connection could not be made.
-pub fn after_connect(shared: &Shared, session: &Session, ctx: &mut Context, mut error: Box<Error>) -> Box<Error> {
+pub fn after_connect(
+    shared: &Shared,
+    session: &Session,
+    ctx: &mut Context,
+    mut error: Box<Error>,
+) -> Box<Error> {
     let kind = kind(&error).unwrap_or(FailureKind::Connect);
     error.set_retry(plan(shared, session, ctx, kind, true));
     error
 }
 
 /// Something was sent, or at least begun.
-pub fn after_sending(shared: &Shared, session: &Session, ctx: &mut Context, mut error: Box<Error>, reused: bool) -> Box<Error> {
+pub fn after_sending(
+    shared: &Shared,
+    session: &Session,
+    ctx: &mut Context,
+    mut error: Box<Error>,
+    reused: bool,
+) -> Box<Error> {
     // Every way out must leave this decided: the framework panics on one that is not.
     error.retry.decide_reuse(reused);
     if *error.etype() == AGAIN {
@@ -106,7 +130,8 @@ pub fn after_sending(shared: &Shared, session: &Session, ctx: &mut Context, mut 
     let request = session.as_downstream();
     let fresh = request.response_written().is_none() && !request.retry_buffer_truncated();
     let replayable = ctx.route().is_some_and(|route| route.replayable(&request.req_header().method));
-    let again = (stale && fresh && replayable && ctx.tries <= STALE_TRIES_MAX) || plan(shared, session, ctx, kind, false);
+    let again = (stale && fresh && replayable && ctx.tries <= STALE_TRIES_MAX)
+        || plan(shared, session, ctx, kind, false);
     error.set_retry(again);
     error
 }

@@ -18,14 +18,19 @@ pub fn status(error: &Error, ctx: &Context) -> (u16, Cause) {
         (_, HTTPStatus(status)) => (*status, ctx.cause.unwrap_or("refused")),
         (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => (504, "connect_timeout"),
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => (504, "backend_timeout"),
-        (ErrorSource::Upstream, ConnectRefused | ConnectNoRoute | ConnectError | SocketError | BindError | InternalError) => {
-            (502, "backend_unreachable")
+        (
+            ErrorSource::Upstream,
+            ConnectRefused | ConnectNoRoute | ConnectError | SocketError | BindError | InternalError,
+        ) => (502, "backend_unreachable"),
+        (ErrorSource::Upstream, TLSHandshakeFailure | InvalidCert | HandshakeError | TLSWantX509Lookup) => {
+            (502, "backend_tls")
         }
-        (ErrorSource::Upstream, TLSHandshakeFailure | InvalidCert | HandshakeError | TLSWantX509Lookup) => (502, "backend_tls"),
         (ErrorSource::Upstream, _) => (502, "backend_broken_response"),
         (ErrorSource::Downstream, ReadTimedout) => (408, "request_timeout"),
         (ErrorSource::Downstream, InvalidHTTPHeader) => (400, "malformed_request"),
-        (ErrorSource::Downstream, ConnectionClosed | ReadError | WriteError | WriteTimedout | H2Error) => (CLIENT_GONE, "client_gone"),
+        (ErrorSource::Downstream, ConnectionClosed | ReadError | WriteError | WriteTimedout | H2Error) => {
+            (CLIENT_GONE, "client_gone")
+        }
         (ErrorSource::Downstream, _) => (400, "malformed_request"),
         (ErrorSource::Internal | ErrorSource::Unset, InvalidHTTPHeader) => (400, "malformed_request"),
         (ErrorSource::Internal | ErrorSource::Unset, _) => (500, "internal_error"),

@@ -32,7 +32,11 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
         (Some(runtime), Some(route)) => {
             runtime.metrics.count(&shared.metrics, &route.id, decision, ctx.status, elapsed.as_secs_f64());
         }
-        _ => shared.metrics.requests.with_label_values(&["none", "none", "none", &ctx.status.to_string()]).inc(),
+        _ => shared
+            .metrics
+            .requests
+            .with_label_values(&["none", "none", "none", &ctx.status.to_string()])
+            .inc(),
     }
     if let Some(cause) = ctx.cause {
         shared.metrics.refused.with_label_values(&[cause]).inc();
@@ -45,7 +49,8 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
 /// Failures always; successes by the share in the settings, chosen by the trace so that replicas agree.
 fn sampled(shared: &Shared, ctx: &Context) -> bool {
     let share = shared.settings.log_sample.0.get();
-    let dice = u32::from_le_bytes([ctx.trace.trace_id[0], ctx.trace.trace_id[1], ctx.trace.trace_id[2], 0]) % PPM;
+    let dice =
+        u32::from_le_bytes([ctx.trace.trace_id[0], ctx.trace.trace_id[1], ctx.trace.trace_id[2], 0]) % PPM;
     ctx.status >= 400 || ctx.cause.is_some() || share >= PPM || dice < share
 }
 
@@ -62,7 +67,8 @@ fn line(shared: &Shared, session: &Session, ctx: &Context, elapsed: std::time::D
     line.text("server.address", &ctx.public_host);
     line.text("network.protocol.version", version(request.version));
     line.text("client.address", &ctx.client.address.to_string());
-    let agent = request.headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
+    let agent =
+        request.headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
     if let Some(agent) = agent {
         line.text("user_agent.original", &agent);
     }

@@ -52,7 +52,9 @@ enum Next {
 
 /// Client, trace and listener; sets how long the connection may idle afterwards.
 fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
-    let inet = |address: Option<&pingora_core::protocols::l4::socket::SocketAddr>| address.and_then(|a| a.as_inet().copied());
+    let inet = |address: Option<&pingora_core::protocols::l4::socket::SocketAddr>| {
+        address.and_then(|a| a.as_inet().copied())
+    };
     let peer = inet(session.client_addr()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
     ctx.listener = shared.listener_of(inet(session.server_addr()));
     let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
@@ -80,7 +82,10 @@ fn refusal(shared: &Shared, session: &Session) -> Option<(u16, &'static str)> {
     if head_bytes(request) > limits.header_bytes {
         return Some((431, "headers_too_large"));
     }
-    let length = request.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
+    let length = request
+        .headers
+        .get(header::CONTENT_LENGTH)
+        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
     if length.is_some_and(|length| length > limits.body_bytes) {
         return Some((413, "body_too_large"));
     }
@@ -122,7 +127,11 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
         Action::Forward => side(shared, &live, found.route, &facts, ctx),
         Action::Redirect(redirect) => {
             let path = found.normalised.as_deref().unwrap_or(path);
-            Next::Answer(redirect.status.as_u16(), location(redirect, ctx, path, query, found.alternative), Bytes::new())
+            Next::Answer(
+                redirect.status.as_u16(),
+                location(redirect, ctx, path, query, found.alternative),
+                Bytes::new(),
+            )
         }
         Action::Respond(respond) => {
             let mut headers = respond.headers.clone();
@@ -132,7 +141,8 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
             Next::Answer(respond.status.as_u16(), headers, Bytes::copy_from_slice(respond.body.as_bytes()))
         }
     };
-    let preflight = route.policy.cors.as_ref().filter(|_| Cors::is_preflight(&request.method, &request.headers));
+    let preflight =
+        route.policy.cors.as_ref().filter(|_| Cors::is_preflight(&request.method, &request.headers));
     let next = match preflight {
         Some(cors) => Next::Answer(204, cors.preflight(&request.headers), Bytes::new()),
         None => next,
@@ -156,7 +166,13 @@ fn attributed(next: Next, ctx: &Context) -> Next {
     }
 }
 
-fn side(shared: &Shared, live: &Arc<crate::live::Live>, index: u32, facts: &RequestFacts<'_>, ctx: &mut Context) -> Next {
+fn side(
+    shared: &Shared,
+    live: &Arc<crate::live::Live>,
+    index: u32,
+    facts: &RequestFacts<'_>,
+    ctx: &mut Context,
+) -> Next {
     let table = &live.serving.table;
     let route = table.route(index);
     let runtime = &live.serving.routes[index as usize];
@@ -179,7 +195,9 @@ fn override_side(shared: &Shared, headers: &HeaderMap, route: &str) -> Option<Si
     let value = headers.get(OVERRIDE_HEADER)?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let key = shared.settings.override_key.as_deref();
-    let side = key.zip(value.to_str().ok()).and_then(|(key, value)| override_header::verify(key, value, route, now).ok());
+    let side = key
+        .zip(value.to_str().ok())
+        .and_then(|(key, value)| override_header::verify(key, value, route, now).ok());
     if side.is_none() {
         shared.metrics.overrides_refused.inc();
     }
@@ -193,12 +211,20 @@ fn ambiguous(fault: PathFault) -> &'static str {
         PathFault::EmptySegment => "ambiguous_path_empty_segment",
         PathFault::Backslash => "ambiguous_path_backslash",
         PathFault::Parameters => "ambiguous_path_parameters",
-        PathFault::NotAbsolute | PathFault::BadByte | PathFault::BadEscape | PathFault::HiddenByte => "malformed_path",
+        PathFault::NotAbsolute | PathFault::BadByte | PathFault::BadEscape | PathFault::HiddenByte => {
+            "malformed_path"
+        }
     }
 }
 
 /// `Location` of a redirect: what the rule names replaces what the client used.
-fn location(redirect: &Redirect, ctx: &Context, path: &str, query: Option<&str>, alternative: u16) -> banyan_routes::cors::Added {
+fn location(
+    redirect: &Redirect,
+    ctx: &Context,
+    path: &str,
+    query: Option<&str>,
+    alternative: u16,
+) -> banyan_routes::cors::Added {
     let scheme = match redirect.scheme {
         Some(Scheme::Http) => "http",
         Some(Scheme::Https) => "https",

@@ -19,7 +19,12 @@ use pingora_proxy::Session;
 pub const ATTRIBUTION: HeaderName = HeaderName::from_static("x-banyan");
 
 /// Before the answer is accepted: a status that the rule answers with another try.
-pub fn received(shared: &Shared, session: &Session, ctx: &mut Context, response: &ResponseHeader) -> Result<()> {
+pub fn received(
+    shared: &Shared,
+    session: &Session,
+    ctx: &mut Context,
+    response: &ResponseHeader,
+) -> Result<()> {
     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
@@ -38,7 +43,12 @@ pub fn received(shared: &Shared, session: &Session, ctx: &mut Context, response:
 }
 
 /// The head on its way to the client.
-pub fn run(shared: &Shared, session: &mut Session, ctx: &mut Context, response: &mut ResponseHeader) -> Result<()> {
+pub fn run(
+    shared: &Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    response: &mut ResponseHeader,
+) -> Result<()> {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         ctx.status = 101;
         return attribute(shared, ctx, response);
@@ -53,7 +63,11 @@ pub fn run(shared: &Shared, session: &mut Session, ctx: &mut Context, response: 
         edit_response(response, edits)?;
     }
     if let Some(cors) = ctx.route().and_then(|route| route.policy.cors.as_ref()) {
-        for name in ["access-control-allow-origin", "access-control-allow-credentials", "access-control-expose-headers"] {
+        for name in [
+            "access-control-allow-origin",
+            "access-control-allow-credentials",
+            "access-control-expose-headers",
+        ] {
             response.remove_header(name);
         }
         for (name, value) in cors.response(&session.req_header().headers) {
@@ -81,7 +95,9 @@ fn hop_by_hop(session: &mut Session, response: &mut ResponseHeader) -> Result<()
     for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"] {
         response.remove_header(name);
     }
-    if session.req_header().version <= Version::HTTP_10 && response.headers.contains_key(header::TRANSFER_ENCODING) {
+    if session.req_header().version <= Version::HTTP_10
+        && response.headers.contains_key(header::TRANSFER_ENCODING)
+    {
         // An HTTP/1.0 client does not know chunks: the end of the connection is the end of the body.
         response.remove_header(&header::TRANSFER_ENCODING);
         session.set_keepalive(None);
@@ -91,12 +107,15 @@ fn hop_by_hop(session: &mut Session, response: &mut ResponseHeader) -> Result<()
 
 /// `Location` and cookie domains, turned back to what the client knows.
 fn public(ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
-    let (Some(rewrite), Some(found), Some(sent)) = (ctx.rewrite(), &ctx.found, &ctx.sent) else { return Ok(()) };
+    let (Some(rewrite), Some(found), Some(sent)) = (ctx.rewrite(), &ctx.found, &ctx.sent) else {
+        return Ok(());
+    };
     if rewrite.location_public
         && let Some(location) = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok())
     {
         let address = sent.endpoint.address.to_string();
-        let sent_host = rewrite.host.as_deref().or(sent.backend.host(&sent.endpoint)).unwrap_or(&ctx.public_host);
+        let sent_host =
+            rewrite.host.as_deref().or(sent.backend.host(&sent.endpoint)).unwrap_or(&ctx.public_host);
         let addresses = Addresses {
             backend: &[&sent.endpoint.authority, &address, sent_host],
             public_scheme: ctx.client.scheme(),
@@ -107,7 +126,8 @@ fn public(ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
         }
     }
     if let Some(domain) = &rewrite.cookie_domain {
-        let cookies: Vec<HeaderValue> = response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
+        let cookies: Vec<HeaderValue> =
+            response.headers.get_all(header::SET_COOKIE).iter().cloned().collect();
         let changed = |cookie: &HeaderValue| {
             let text = cookie.to_str().ok().and_then(|text| cookie_with_domain(text, domain));
             text.and_then(|text| HeaderValue::from_str(&text).ok())
@@ -148,7 +168,10 @@ fn attribute(shared: &Shared, ctx: &Context, response: &mut ResponseHeader) -> R
 /// `route=..., side=..., reason=..., revision=...`
 pub fn attribution(ctx: &Context) -> Option<HeaderValue> {
     let route = ctx.route()?;
-    let (side, reason) = ctx.decision.as_ref().map_or(("none", "none"), |decision| (decision.side.as_str(), decision.reason.as_str()));
+    let (side, reason) = ctx
+        .decision
+        .as_ref()
+        .map_or(("none", "none"), |decision| (decision.side.as_str(), decision.reason.as_str()));
     let revision = ctx.live.as_ref()?.serving.revision.to_str().unwrap_or_default();
     let text = ["route=", &route.id, ", side=", side, ", reason=", reason, ", revision=", revision].concat();
     HeaderValue::from_str(&text).ok()

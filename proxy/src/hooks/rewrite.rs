@@ -72,10 +72,12 @@ fn host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
 
 /// Who asked, for whom, by which way. What a stranger claims is replaced, what our own proxies say is added to.
 fn forwarded(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
-    let value = |text: String| HeaderValue::from_str(&text).or_err(ErrorType::InvalidHTTPHeader, "forwarding header");
+    let value =
+        |text: String| HeaderValue::from_str(&text).or_err(ErrorType::InvalidHTTPHeader, "forwarding header");
     let client = ctx.client.address.to_string();
     if ctx.client.trusted {
-        let earlier: Vec<&str> = request.headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok()).collect();
+        let earlier: Vec<&str> =
+            request.headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok()).collect();
         let chain = if earlier.is_empty() { client } else { earlier.join(", ") };
         request.insert_header(FOR, value(chain)?)?;
     } else {

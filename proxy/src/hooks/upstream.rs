@@ -16,6 +16,9 @@ use pingora_proxy::Session;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+/// A backend of hundreds of addresses that are all gone must not hold a request for all of them.
+const OTHER_ADDRESSES_MAX: usize = 3;
+
 pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     ctx.tries += 1;
     ctx.request_bytes = 0;
@@ -57,6 +60,10 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
     if !bodyless && !matches!(peer.options.alpn, ALPN::H1) && backend.definition.protocol != Protocol::H1 {
         // Over HTTP/2 the wait for an answer begins with the first byte sent, so a long upload or stream would be cut.
         peer.options.read_timeout = remaining;
+    }
+    // Once per backend: the fallback's has its own addresses.
+    if ctx.sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(&sent.backend, &backend)) {
+        ctx.other_addresses = backend.endpoints().len().saturating_sub(1).min(OTHER_ADDRESSES_MAX);
     }
     ctx.sent = Some(Sent { backend, endpoint: Arc::clone(&endpoint), at: Instant::now() });
     Ok(peer)

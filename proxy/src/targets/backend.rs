@@ -52,8 +52,13 @@ pub struct RunningBackend {
 
 impl RunningBackend {
     /// Reads the TLS files; addresses come later, by `set_addresses`. `base` is what relative paths count from.
-    pub fn new(definition: &Backend, base: &Path, response_seconds: Histogram) -> Result<RunningBackend, String> {
-        let ca = definition.tls.ca.as_deref().map(|path| tls_files::authorities(&base.join(path))).transpose()?;
+    pub fn new(
+        definition: &Backend,
+        base: &Path,
+        response_seconds: Histogram,
+    ) -> Result<RunningBackend, String> {
+        let ca =
+            definition.tls.ca.as_deref().map(|path| tls_files::authorities(&base.join(path))).transpose()?;
         let client = match &definition.tls.client {
             Some((cert, key)) => Some(tls_files::client(&base.join(&**cert), &base.join(&**key))?),
             None => None,
@@ -63,7 +68,15 @@ impl RunningBackend {
             Target::Lambda(..) => Vec::new(),
         };
         let endpoints = ArcSwap::from_pointee(Vec::new());
-        Ok(RunningBackend { definition: definition.clone(), origins, endpoints, next: AtomicUsize::new(0), ca, client, response_seconds })
+        Ok(RunningBackend {
+            definition: definition.clone(),
+            origins,
+            endpoints,
+            next: AtomicUsize::new(0),
+            ca,
+            client,
+            response_seconds,
+        })
     }
 
     pub fn endpoints(&self) -> Arc<Vec<Arc<Endpoint>>> {
@@ -81,7 +94,9 @@ impl RunningBackend {
                 if fresh.iter().any(|endpoint| endpoint.address == address) {
                     continue;
                 }
-                let same = known.iter().find(|endpoint| endpoint.address == address && *endpoint.authority == *authority);
+                let same = known
+                    .iter()
+                    .find(|endpoint| endpoint.address == address && *endpoint.authority == *authority);
                 fresh.push(same.cloned().unwrap_or_else(|| Arc::new(self.endpoint(origin, address))));
             }
         }
@@ -91,7 +106,11 @@ impl RunningBackend {
     fn endpoint(&self, origin: &Origin, address: SocketAddr) -> Endpoint {
         let tls = &self.definition.tls;
         // An empty SNI would fail every handshake, so there always is one; an address verifies against the certificate's IPs.
-        let sni = if origin.tls { tls.server_name.as_deref().unwrap_or(&origin.host).to_owned() } else { String::new() };
+        let sni = if origin.tls {
+            tls.server_name.as_deref().unwrap_or(&origin.host).to_owned()
+        } else {
+            String::new()
+        };
         let mut peer = HttpPeer::new(address, origin.tls, sni);
         peer.client_cert_key = self.client.clone();
         let options = &mut peer.options;
@@ -104,7 +123,8 @@ impl RunningBackend {
         options.idle_timeout = Some(POOL_IDLE);
         options.max_h2_streams = H2_STREAMS;
         // Found dead after 60 + 3 x 10 s, before a NAT or an NLB (350 s) forgets the flow.
-        let (idle, interval, user_timeout) = (Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(90));
+        let (idle, interval, user_timeout) =
+            (Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(90));
         options.tcp_keepalive = Some(TcpKeepalive { idle, interval, count: 3, user_timeout });
         // The pool's own key leaves out authorities and ALPN: without this, two backends on one address would share
         // connections that were verified differently.
@@ -121,7 +141,8 @@ impl RunningBackend {
         let endpoints = self.endpoints.load();
         let healthy = |endpoint: &&Arc<Endpoint>| endpoint.healthy.load(Ordering::Relaxed);
         let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let around = (0..endpoints.len()).map(|step| &endpoints[(start.wrapping_add(step)) % endpoints.len()]);
+        let around =
+            (0..endpoints.len()).map(|step| &endpoints[(start.wrapping_add(step)) % endpoints.len()]);
         let mut candidates = around.filter(healthy);
         let first = candidates.next()?;
         if Some(first.address) != avoid {

@@ -25,7 +25,8 @@ async fn follow(backend: Weak<RunningBackend>, health: Health, metrics: Arc<Metr
     loop {
         let Some(running) = backend.upgrade() else { return };
         for endpoint in running.endpoints().iter() {
-            let result = tokio::time::timeout(health.timeout, check(&connector, &running, endpoint, &health)).await;
+            let result =
+                tokio::time::timeout(health.timeout, check(&connector, &running, endpoint, &health)).await;
             let passed = matches!(result, Ok(Ok(())));
             judge(&running, endpoint, &health, passed);
         }
@@ -35,7 +36,12 @@ async fn follow(backend: Weak<RunningBackend>, health: Health, metrics: Arc<Metr
     }
 }
 
-async fn check(connector: &Connector, backend: &RunningBackend, endpoint: &Endpoint, health: &Health) -> Result<()> {
+async fn check(
+    connector: &Connector,
+    backend: &RunningBackend,
+    endpoint: &Endpoint,
+    health: &Health,
+) -> Result<()> {
     let mut peer = endpoint.peer.clone();
     peer.options.connection_timeout = Some(health.timeout);
     let (mut session, _) = connector.get_http_session(&peer).await?;
@@ -48,7 +54,11 @@ async fn check(connector: &Connector, backend: &RunningBackend, endpoint: &Endpo
     session.read_response_header().await?;
     let status = session.response_header().map_or(0, |response| response.status.as_u16());
     session.shutdown().await;
-    if (200..400).contains(&status) { Ok(()) } else { Err(Error::explain(ErrorType::HTTPStatus(status), "health check")) }
+    if (200..400).contains(&status) {
+        Ok(())
+    } else {
+        Err(Error::explain(ErrorType::HTTPStatus(status), "health check"))
+    }
 }
 
 /// Turns a state only after enough results in a row speak against it.

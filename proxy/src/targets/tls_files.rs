@@ -32,7 +32,8 @@ fn certificates(path: &Path) -> Result<Vec<Vec<u8>>, String> {
         return Err(format!("{shown}: holds no certificate"));
     }
     for der in &ders {
-        x509_parser::parse_x509_certificate(der).map_err(|error| format!("{shown}: not an X.509 certificate: {error}"))?;
+        x509_parser::parse_x509_certificate(der)
+            .map_err(|error| format!("{shown}: not an X.509 certificate: {error}"))?;
     }
     Ok(ders)
 }

@@ -19,7 +19,13 @@ macro_rules! unique {
                 let path = format!(concat!(stringify!($field), ".{}@key"), $name);
                 $self.name($what, $file, &path, $name);
                 if $self.$ids.contains_key($name) {
-                    $self.error($code, $file, &path, format!(concat!("a ", $what, " called `{}` exists already"), $name), "a name of its own");
+                    $self.error(
+                        $code,
+                        $file,
+                        &path,
+                        format!(concat!("a ", $what, " called `{}` exists already"), $name),
+                        "a name of its own",
+                    );
                     continue;
                 }
                 $body
@@ -43,11 +49,23 @@ impl Lowering {
             (Some(urls), None) => Target::Urls(self.origins(file, &at, urls)),
             (None, Some(lambda)) => Target::Lambda(lambda.clone(), lambda.payload.unwrap_or(Payload::V2)),
             (Some(_), Some(_)) => {
-                self.error("backend_target", file, &format!("{at}.lambda"), "a backend has `urls` or `lambda`, not both", "one of them");
+                self.error(
+                    "backend_target",
+                    file,
+                    &format!("{at}.lambda"),
+                    "a backend has `urls` or `lambda`, not both",
+                    "one of them",
+                );
                 Target::Urls(Vec::new())
             }
             (None, None) => {
-                self.error("backend_target", file, &at, format!("backend `{name}` leads nowhere"), "`urls` or `lambda`");
+                self.error(
+                    "backend_target",
+                    file,
+                    &at,
+                    format!("backend `{name}` leads nowhere"),
+                    "`urls` or `lambda`",
+                );
                 Target::Urls(Vec::new())
             }
         };
@@ -55,11 +73,18 @@ impl Lowering {
             Some("preserve") => HostMode::Preserve,
             Some("backend") => HostMode::Backend,
             Some(literal) => {
-                let (name, port) = literal.rsplit_once(':').map_or((literal, None), |(name, port)| (name, Some(port)));
+                let (name, port) =
+                    literal.rsplit_once(':').map_or((literal, None), |(name, port)| (name, Some(port)));
                 let fine = matches!(HostPattern::parse(name), Ok(HostPattern::Exact(_)));
                 if !fine || port.is_some_and(|port| port.parse::<u16>().is_err()) {
                     let text = format!("`{literal}` cannot be a Host header");
-                    self.error("host_invalid", file, &format!("{at}.host"), text, "`preserve`, `backend` or a host name");
+                    self.error(
+                        "host_invalid",
+                        file,
+                        &format!("{at}.host"),
+                        text,
+                        "`preserve`, `backend` or a host name",
+                    );
                 }
                 HostMode::Literal(literal.into())
             }
@@ -72,7 +97,13 @@ impl Lowering {
         if let Some(connections) = &raw.connections
             && connections.max == 0
         {
-            self.error("connections_zero", file, &format!("{at}.connections.max"), "no connection at all is allowed", "1 or more");
+            self.error(
+                "connections_zero",
+                file,
+                &format!("{at}.connections.max"),
+                "no connection at all is allowed",
+                "1 or more",
+            );
         }
         Backend {
             id: name.into(),
@@ -89,20 +120,44 @@ impl Lowering {
 
     fn origins(&mut self, file: usize, at: &str, urls: &[String]) -> Vec<Origin> {
         if urls.is_empty() {
-            self.error("urls_empty", file, &format!("{at}.urls"), "the list of URLs is empty", "at least one, such as `https://10.0.4.10:8443`");
+            self.error(
+                "urls_empty",
+                file,
+                &format!("{at}.urls"),
+                "the list of URLs is empty",
+                "at least one, such as `https://10.0.4.10:8443`",
+            );
         }
         let mut origins: Vec<Origin> = Vec::new();
         for (number, url) in urls.iter().enumerate() {
             let path = format!("{at}.urls[{number}]");
             match parse_origin(url) {
                 Ok(origin) if origins.contains(&origin) => {
-                    self.error("url_duplicate", file, &path, format!("`{url}` stands twice"), "each address once; weights are not given by repetition");
+                    self.error(
+                        "url_duplicate",
+                        file,
+                        &path,
+                        format!("`{url}` stands twice"),
+                        "each address once; weights are not given by repetition",
+                    );
                 }
                 Ok(origin) if origins.first().is_some_and(|first| first.tls != origin.tls) => {
-                    self.error("url_scheme_mixed", file, &path, "the URLs of one backend mix http and https", "one scheme for all of them");
+                    self.error(
+                        "url_scheme_mixed",
+                        file,
+                        &path,
+                        "the URLs of one backend mix http and https",
+                        "one scheme for all of them",
+                    );
                 }
                 Ok(origin) => origins.push(origin),
-                Err(text) => self.error("url_invalid", file, &path, text, "`http://` or `https://`, a host and optionally a port"),
+                Err(text) => self.error(
+                    "url_invalid",
+                    file,
+                    &path,
+                    text,
+                    "`http://` or `https://`, a host and optionally a port",
+                ),
             }
         }
         origins
@@ -111,27 +166,57 @@ impl Lowering {
     fn backend_tls(&mut self, file: usize, at: &str, raw: &file::Backend, target: &Target) -> BackendTls {
         let plain = matches!(target, Target::Urls(origins) if origins.iter().any(|origin| !origin.tls));
         if raw.protocol == Some(Protocol::H2c) && !plain {
-            self.error("protocol_scheme", file, &format!("{at}.protocol"), "h2c is HTTP/2 without TLS, and the URL is https", "`h2`, or an http URL");
+            self.error(
+                "protocol_scheme",
+                file,
+                &format!("{at}.protocol"),
+                "h2c is HTTP/2 without TLS, and the URL is https",
+                "`h2`, or an http URL",
+            );
         }
         if raw.protocol == Some(Protocol::H2) && plain {
-            self.error("protocol_scheme", file, &format!("{at}.protocol"), "h2 needs TLS, and the URL is http", "`h2c`, or an https URL");
+            self.error(
+                "protocol_scheme",
+                file,
+                &format!("{at}.protocol"),
+                "h2 needs TLS, and the URL is http",
+                "`h2c`, or an https URL",
+            );
         }
         let Some(tls) = &raw.tls else { return BackendTls::default() };
         if plain {
-            self.error("tls_without_https", file, &format!("{at}.tls"), "`tls` is given and the URL is http", "an https URL, or no `tls`");
+            self.error(
+                "tls_without_https",
+                file,
+                &format!("{at}.tls"),
+                "`tls` is given and the URL is http",
+                "an https URL, or no `tls`",
+            );
         }
         let client = match (&tls.cert, &tls.key) {
             (Some(cert), Some(key)) => Some((cert.as_str().into(), key.as_str().into())),
             (None, None) => None,
             _ => {
-                self.error("tls_pair", file, &format!("{at}.tls"), "a client certificate needs `cert` and `key`", "both or neither");
+                self.error(
+                    "tls_pair",
+                    file,
+                    &format!("{at}.tls"),
+                    "a client certificate needs `cert` and `key`",
+                    "both or neither",
+                );
                 None
             }
         };
         if let Some(name) = &tls.server_name
             && HostPattern::parse(name).is_err()
         {
-            self.error("host_invalid", file, &format!("{at}.tls.server_name"), format!("`{name}` is not a host name"), "a name without a port");
+            self.error(
+                "host_invalid",
+                file,
+                &format!("{at}.tls.server_name"),
+                format!("`{name}` is not a host name"),
+                "a name without a port",
+            );
         }
         BackendTls {
             ca: tls.ca.as_deref().map(Into::into),
@@ -143,15 +228,34 @@ impl Lowering {
     fn health(&mut self, file: usize, at: &str, raw: &file::Health) -> Health {
         let at = format!("{at}.health");
         if !raw.path.starts_with('/') || raw.path.contains(|c: char| c.is_whitespace() || c.is_control()) {
-            self.error("health_path", file, &format!("{at}.path"), format!("`{}` is not a path", raw.path), "a path such as `/healthz`");
+            self.error(
+                "health_path",
+                file,
+                &format!("{at}.path"),
+                format!("`{}` is not a path", raw.path),
+                "a path such as `/healthz`",
+            );
         }
         let interval = raw.interval.map_or(Duration::from_secs(5), |span| span.0);
         if interval < Duration::from_millis(100) {
-            self.error("health_interval", file, &format!("{at}.interval"), "checks this often are load, not checks", "100ms or more");
+            self.error(
+                "health_interval",
+                file,
+                &format!("{at}.interval"),
+                "checks this often are load, not checks",
+                "100ms or more",
+            );
         }
-        for (field, value) in [("unhealthy_after", raw.unhealthy_after), ("healthy_after", raw.healthy_after)] {
+        for (field, value) in [("unhealthy_after", raw.unhealthy_after), ("healthy_after", raw.healthy_after)]
+        {
             if value == Some(0) {
-                self.error("health_count", file, &format!("{at}.{field}"), "0 results decide nothing", "1 or more");
+                self.error(
+                    "health_count",
+                    file,
+                    &format!("{at}.{field}"),
+                    "0 results decide nothing",
+                    "1 or more",
+                );
             }
         }
         Health {
@@ -183,7 +287,13 @@ impl Lowering {
     pub(super) fn own_cohort(&mut self, route: &str) -> u32 {
         let at = self.cohorts.len() as u32;
         let keys = vec![KeySource::OwnCookie];
-        let cohort = Cohort { name: route.into(), seed: cohort_seed(route), keys, allow: Vec::new(), deny: Vec::new() };
+        let cohort = Cohort {
+            name: route.into(),
+            seed: cohort_seed(route),
+            keys,
+            allow: Vec::new(),
+            deny: Vec::new(),
+        };
         self.cohorts.push(cohort);
         at
     }
@@ -193,13 +303,27 @@ impl Lowering {
             for (number, freeze) in read.rules.freezes.iter().enumerate() {
                 if freeze.from >= freeze.to {
                     let text = format!("freeze `{}` ends before it begins", freeze.name);
-                    self.error("freeze_order", file, &format!("freezes[{number}].to"), text, "a `to` after `from`");
+                    self.error(
+                        "freeze_order",
+                        file,
+                        &format!("freezes[{number}].to"),
+                        text,
+                        "a `to` after `from`",
+                    );
                 }
                 let zone = &freeze.zone;
-                let known = zone == "UTC" || (zone.contains('/') && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-+".contains(&b)));
+                let known = zone == "UTC"
+                    || (zone.contains('/')
+                        && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-+".contains(&b)));
                 if !known {
                     let path = format!("freezes[{number}].zone");
-                    self.error("freeze_zone", file, &path, format!("`{zone}` is not a time zone"), "an IANA name such as `Europe/Berlin`, or `UTC`");
+                    self.error(
+                        "freeze_zone",
+                        file,
+                        &path,
+                        format!("`{zone}` is not a time zone"),
+                        "an IANA name such as `Europe/Berlin`, or `UTC`",
+                    );
                 }
             }
         }
@@ -212,17 +336,41 @@ impl Lowering {
                 let at = format!("egress[{number}]");
                 self.name("egress rule", file, &format!("{at}.id"), &rule.id);
                 if !seen.insert(&rule.id) {
-                    self.error("id_duplicate", file, &format!("{at}.id"), format!("the egress id `{}` is taken", rule.id), "an id of its own");
+                    self.error(
+                        "id_duplicate",
+                        file,
+                        &format!("{at}.id"),
+                        format!("the egress id `{}` is taken", rule.id),
+                        "an id of its own",
+                    );
                 }
                 let callers = &rule.callers;
                 if callers.vpce.is_empty() && callers.cidr.is_empty() && callers.client_cert.is_empty() {
-                    self.error("egress_callers", file, &format!("{at}.callers"), "no caller is named, so nobody may use this", "`vpce`, `cidr` or `client_cert`");
+                    self.error(
+                        "egress_callers",
+                        file,
+                        &format!("{at}.callers"),
+                        "no caller is named, so nobody may use this",
+                        "`vpce`, `cidr` or `client_cert`",
+                    );
                 }
                 if rule.to.host.is_some() == !rule.to.domains.is_empty() {
-                    self.error("egress_destination", file, &format!("{at}.to"), "a destination is a `host` or a list of `domains`", "exactly one of them");
+                    self.error(
+                        "egress_destination",
+                        file,
+                        &format!("{at}.to"),
+                        "a destination is a `host` or a list of `domains`",
+                        "exactly one of them",
+                    );
                 }
                 if rule.to.ports.is_empty() || rule.to.ports.contains(&0) {
-                    self.error("egress_ports", file, &format!("{at}.to.ports"), "no usable port is named", "ports from 1 to 65535");
+                    self.error(
+                        "egress_ports",
+                        file,
+                        &format!("{at}.to.ports"),
+                        "no usable port is named",
+                        "ports from 1 to 65535",
+                    );
                 }
             }
         }
@@ -244,7 +392,9 @@ fn parse_origin(url: &str) -> Result<Origin, String> {
         return Err("a URL must not hold a user or password".into());
     }
     let colon = match authority.strip_prefix('[') {
-        Some(inner) => inner.find(']').and_then(|close| authority[close + 2..].starts_with(':').then_some(close + 2)),
+        Some(inner) => {
+            inner.find(']').and_then(|close| authority[close + 2..].starts_with(':').then_some(close + 2))
+        }
         None => authority.rfind(':'),
     };
     let (host, port) = match colon {

@@ -78,7 +78,14 @@ struct Lowering {
 }
 
 impl Lowering {
-    fn error(&mut self, code: &'static str, file: usize, path: &str, text: impl Into<String>, expected: &str) {
+    fn error(
+        &mut self,
+        code: &'static str,
+        file: usize,
+        path: &str,
+        text: impl Into<String>,
+        expected: &str,
+    ) {
         let problem = Problem::error(code, Place::field(file, path), text);
         self.problems.push(if expected.is_empty() { problem } else { problem.expected(expected) });
     }
@@ -90,7 +97,13 @@ impl Lowering {
             let Some(defaults) = &file.rules.defaults else { continue };
             if let Some((first, _)) = &found {
                 let text = format!("`defaults` stand in {} already", files[*first].source.name);
-                self.error("defaults_duplicate", number, "defaults", text, "one `defaults` in the whole directory");
+                self.error(
+                    "defaults_duplicate",
+                    number,
+                    "defaults",
+                    text,
+                    "one `defaults` in the whole directory",
+                );
             } else {
                 found = Some((number, defaults.clone()));
             }
@@ -101,7 +114,13 @@ impl Lowering {
     fn name(&mut self, what: &str, file: usize, path: &str, name: &str) {
         if !valid_name(name) {
             let text = format!("`{name}` cannot name a {what}");
-            self.error("name_invalid", file, path, text, "1 to 64 of a-z, A-Z, 0-9, `-`, `_`, `.`, starting with a letter or digit");
+            self.error(
+                "name_invalid",
+                file,
+                path,
+                text,
+                "1 to 64 of a-z, A-Z, 0-9, `-`, `_`, `.`, starting with a letter or digit",
+            );
         }
     }
 
@@ -111,15 +130,29 @@ impl Lowering {
                 let path = format!("routes[{position}].id");
                 self.name("route", number, &path, &route.id);
                 if route.id == DEFAULT_ROUTE {
-                    self.error("id_reserved", number, &path, "`default` is the route of what nothing claims", "another id");
+                    self.error(
+                        "id_reserved",
+                        number,
+                        &path,
+                        "`default` is the route of what nothing claims",
+                        "another id",
+                    );
                 }
                 if route.id == "none" || route.id == "all" {
-                    let text = format!("`{}` is also a word of commands and tests, which would not mean this route", route.id);
-                    self.problems.push(Problem::warning("id_ambiguous", Place::field(number, &path), text).route(&route.id));
+                    let text = format!(
+                        "`{}` is also a word of commands and tests, which would not mean this route",
+                        route.id
+                    );
+                    self.problems.push(
+                        Problem::warning("id_ambiguous", Place::field(number, &path), text).route(&route.id),
+                    );
                 }
                 if let Some((first, at)) = self.route_ids.insert(route.id.clone(), (number, position)) {
-                    let line = crate::locate::locate(&files[first].source.text).nearest(&format!("routes[{at}].id")).line;
-                    let text = format!("the id `{}` is taken by {}:{line}", route.id, files[first].source.name);
+                    let line = crate::locate::locate(&files[first].source.text)
+                        .nearest(&format!("routes[{at}].id"))
+                        .line;
+                    let text =
+                        format!("the id `{}` is taken by {}:{line}", route.id, files[first].source.name);
                     self.error("id_duplicate", number, &path, text, "an id of its own");
                 }
             }
@@ -130,7 +163,13 @@ impl Lowering {
     fn default_route(&mut self, defaults: Option<&(usize, Defaults)>) -> bool {
         let Some((file, Defaults { legacy: Some(name), .. })) = defaults else { return false };
         let Some(backend) = self.backend_ids.get(name.as_str()).copied() else {
-            self.error("backend_unknown", *file, "defaults.legacy", format!("no backend is called `{name}`"), "a name under `backends`");
+            self.error(
+                "backend_unknown",
+                *file,
+                "defaults.legacy",
+                format!("no backend is called `{name}`"),
+                "a name under `backends`",
+            );
             return false;
         };
         let cohort = self.own_cohort(DEFAULT_ROUTE);
@@ -150,7 +189,11 @@ impl Lowering {
         true
     }
 
-    fn finish(mut self, files: &[ReadFile], has_default: bool) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {
+    fn finish(
+        mut self,
+        files: &[ReadFile],
+        has_default: bool,
+    ) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {
         if any_error(&self.problems) {
             return Err(self.problems);
         }
@@ -159,7 +202,9 @@ impl Lowering {
             let entries = routes.iter().enumerate().flat_map(|(number, route)| {
                 (0..route.matches.len()).map(move |at| Entry { route: number as u32, alternative: at as u16 })
             });
-            let index = Index::build(entries, |entry| &routes[entry.route as usize].matches[usize::from(entry.alternative)]);
+            let index = Index::build(entries, |entry| {
+                &routes[entry.route as usize].matches[usize::from(entry.alternative)]
+            });
             RouteTable {
                 revision: revision(files),
                 any_normalise: routes.iter().any(|route| route.policy.normalise),

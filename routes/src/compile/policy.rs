@@ -10,7 +10,9 @@ use crate::ids::{SharePpm, Side};
 use crate::path::read_path;
 use crate::pattern::{HostPattern, PathPattern};
 use crate::rewrite::{PathRewrite, Rewrite};
-use crate::table::{Action, Fallback, HeaderEdits, Policy, Redirect, Respond, Retry, Timeouts, paths_normalise, slash_allow};
+use crate::table::{
+    Action, Fallback, HeaderEdits, Policy, Redirect, Respond, Retry, Timeouts, paths_normalise, slash_allow,
+};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,7 +29,13 @@ impl Lowering {
         }
     }
 
-    pub(super) fn policy(&mut self, file: usize, at: &str, raw: &file::Route, patterns: &[&PathPattern]) -> Arc<Policy> {
+    pub(super) fn policy(
+        &mut self,
+        file: usize,
+        at: &str,
+        raw: &file::Route,
+        patterns: &[&PathPattern],
+    ) -> Arc<Policy> {
         let base = self.base.clone();
         let says_nothing = raw.timeouts.is_none()
             && raw.retry.is_none()
@@ -46,8 +54,14 @@ impl Lowering {
             retry: raw.retry.as_deref().map(|retry| self.retry(file, at, raw, retry)),
             fallback: raw.fallback.as_deref().map(|fallback| self.fallback(file, at, raw, fallback)),
             rewrite: self.rewrite(file, at, raw, patterns),
-            request_headers: raw.request_headers.as_deref().map(|edits| self.edits(file, &format!("{at}.request_headers"), edits)),
-            response_headers: raw.response_headers.as_deref().map(|edits| self.edits(file, &format!("{at}.response_headers"), edits)),
+            request_headers: raw
+                .request_headers
+                .as_deref()
+                .map(|edits| self.edits(file, &format!("{at}.request_headers"), edits)),
+            response_headers: raw
+                .response_headers
+                .as_deref()
+                .map(|edits| self.edits(file, &format!("{at}.response_headers"), edits)),
             cors: raw.cors.as_deref().map(|cors| self.cors(file, at, cors)),
             normalise: raw.paths.map_or(base.normalise, |mode| paths_normalise(Some(mode))),
             encoded_slash: raw.encoded_slash.map_or(base.encoded_slash, |mode| slash_allow(Some(mode))),
@@ -57,19 +71,34 @@ impl Lowering {
     fn timeouts(&mut self, file: usize, at: &str, base: Timeouts, raw: Option<&file::Timeouts>) -> Timeouts {
         let Some(raw) = raw else { return base };
         let at = format!("{at}.timeouts");
-        let pick = |given: Option<crate::units::Span>, base| given.map_or(base, |span| Some(span.0).filter(|d| !d.is_zero()));
+        let pick = |given: Option<crate::units::Span>, base| {
+            given.map_or(base, |span| Some(span.0).filter(|d| !d.is_zero()))
+        };
         let timeouts = Timeouts {
             connect: pick(raw.connect, base.connect),
             first_byte: pick(raw.first_byte, base.first_byte),
             per_try: pick(raw.per_try, base.per_try),
             total: pick(raw.total, base.total),
         };
-        let over = |part: Option<Duration>| part.zip(timeouts.total).is_some_and(|(part, total)| part > total);
+        let over =
+            |part: Option<Duration>| part.zip(timeouts.total).is_some_and(|(part, total)| part > total);
         if raw.per_try.is_some() && over(timeouts.per_try) {
-            self.error("timeout_order", file, &format!("{at}.per_try"), "one try may take longer than all tries together", "`per_try` at most `total`");
+            self.error(
+                "timeout_order",
+                file,
+                &format!("{at}.per_try"),
+                "one try may take longer than all tries together",
+                "`per_try` at most `total`",
+            );
         }
         if raw.connect.is_some() && raw.total.is_some() && over(timeouts.connect) {
-            self.error("timeout_order", file, &format!("{at}.connect"), "connecting may take longer than the whole request", "`connect` at most `total`");
+            self.error(
+                "timeout_order",
+                file,
+                &format!("{at}.connect"),
+                "connecting may take longer than the whole request",
+                "`connect` at most `total`",
+            );
         }
         timeouts
     }
@@ -77,34 +106,80 @@ impl Lowering {
     fn retry(&mut self, file: usize, at: &str, raw: &file::Route, retry: &file::Retry) -> Retry {
         let at = format!("{at}.retry");
         if !(1..=10).contains(&retry.attempts) {
-            self.error("retry_attempts", file, &format!("{at}.attempts"), format!("{} tries after the first", retry.attempts), "1 to 10");
+            self.error(
+                "retry_attempts",
+                file,
+                &format!("{at}.attempts"),
+                format!("{} tries after the first", retry.attempts),
+                "1 to 10",
+            );
         }
         if retry.on.is_empty() {
-            self.error("retry_on_empty", file, &format!("{at}.on"), "nothing is retried", "`connect`, `timeout` or statuses");
+            self.error(
+                "retry_on_empty",
+                file,
+                &format!("{at}.on"),
+                "nothing is retried",
+                "`connect`, `timeout` or statuses",
+            );
         }
         let replays = retry.on.iter().any(|kind| *kind != crate::terms::FailureKind::Connect);
         if replays && raw.effects == Some(Effects::Unsafe) {
             let text = "a request that may have had an effect would be sent again";
-            self.error("retry_unsafe", file, &format!("{at}.on"), text, "`on: [connect]`, or `effects: safe` or `idempotent`");
+            self.error(
+                "retry_unsafe",
+                file,
+                &format!("{at}.on"),
+                text,
+                "`on: [connect]`, or `effects: safe` or `idempotent`",
+            );
         }
-        Retry { attempts: retry.attempts, on: retry.on.clone(), budget: retry.budget.map_or(SharePpm::ALL, |budget| budget.0) }
+        Retry {
+            attempts: retry.attempts,
+            on: retry.on.clone(),
+            budget: retry.budget.map_or(SharePpm::ALL, |budget| budget.0),
+        }
     }
 
     fn fallback(&mut self, file: usize, at: &str, raw: &file::Route, fallback: &file::Fallback) -> Fallback {
         let at = format!("{at}.fallback");
         if fallback.to != Side::Legacy {
-            self.error("fallback_to", file, &format!("{at}.to"), "the way back leads to legacy", "`to: legacy`");
+            self.error(
+                "fallback_to",
+                file,
+                &format!("{at}.to"),
+                "the way back leads to legacy",
+                "`to: legacy`",
+            );
         }
         if raw.legacy.is_none() || raw.stage == Some(file::StageWord::Retired) {
-            self.error("fallback_without_legacy", file, &at, "there is no legacy side to fall back to", "a `legacy` backend and a stage before retired");
+            self.error(
+                "fallback_without_legacy",
+                file,
+                &at,
+                "there is no legacy side to fall back to",
+                "a `legacy` backend and a stage before retired",
+            );
         }
         if fallback.on.is_empty() {
-            self.error("fallback_on_empty", file, &format!("{at}.on"), "nothing leads to the fallback", "`connect`, `timeout` or statuses");
+            self.error(
+                "fallback_on_empty",
+                file,
+                &format!("{at}.on"),
+                "nothing leads to the fallback",
+                "`connect`, `timeout` or statuses",
+            );
         }
         Fallback { on: fallback.on.clone(), within: fallback.within.map(|span| span.0) }
     }
 
-    fn rewrite(&mut self, file: usize, at: &str, raw: &file::Route, patterns: &[&PathPattern]) -> [Option<Rewrite>; 2] {
+    fn rewrite(
+        &mut self,
+        file: usize,
+        at: &str,
+        raw: &file::Route,
+        patterns: &[&PathPattern],
+    ) -> [Option<Rewrite>; 2] {
         let Some(rewrite) = raw.rewrite.as_deref() else { return [None, None] };
         let at = format!("{at}.rewrite");
         let path = self.path_rewrite(file, &at, rewrite.path.as_deref(), rewrite.prefix.as_deref(), patterns);
@@ -139,7 +214,13 @@ impl Lowering {
         let (field, text) = match (path, prefix) {
             (None, None) => return None,
             (Some(_), Some(_)) => {
-                self.error("rewrite_twice", file, &format!("{at}.prefix"), "`path` and `prefix` both say what the path becomes", "one of them");
+                self.error(
+                    "rewrite_twice",
+                    file,
+                    &format!("{at}.prefix"),
+                    "`path` and `prefix` both say what the path becomes",
+                    "one of them",
+                );
                 return None;
             }
             (Some(path), None) => ("path", path),
@@ -147,30 +228,57 @@ impl Lowering {
         };
         let place = format!("{at}.{field}");
         let bare: String = text.chars().filter(|c| !matches!(c, '{' | '}' | '*')).collect();
-        if !text.starts_with('/') || !read_path(&bare.replace("//", "/_/")).is_ok_and(|read| read.strict_fault.is_none()) {
-            self.error("rewrite_path", file, &place, format!("`{text}` is not a path every server reads alike"), "a plain path starting with a slash");
+        if !text.starts_with('/')
+            || !read_path(&bare.replace("//", "/_/")).is_ok_and(|read| read.strict_fault.is_none())
+        {
+            self.error(
+                "rewrite_path",
+                file,
+                &place,
+                format!("`{text}` is not a path every server reads alike"),
+                "a plain path starting with a slash",
+            );
             return None;
         }
         if field == "prefix" {
             if patterns.iter().any(|pattern| matches!(pattern, PathPattern::Regex(..))) {
-                self.error("rewrite_prefix_regex", file, &place, "a regex has no literal start that could be replaced", "`path`, or a match by `prefix`");
+                self.error(
+                    "rewrite_prefix_regex",
+                    file,
+                    &place,
+                    "a regex has no literal start that could be replaced",
+                    "`path`, or a match by `prefix`",
+                );
                 return None;
             }
             return Some(PathRewrite::prefix(text, patterns));
         }
         PathRewrite::template(text, patterns)
-            .map_err(|problem| self.error("rewrite_name_unknown", file, &place, problem, "names that the match gives"))
+            .map_err(|problem| {
+                self.error("rewrite_name_unknown", file, &place, problem, "names that the match gives")
+            })
             .ok()
     }
 
     pub(super) fn header_value(&mut self, file: usize, path: &str, value: &str) -> HeaderValue {
         HeaderValue::from_str(value).unwrap_or_else(|_| {
-            self.error("header_value", file, path, "the value holds a byte that no header may hold", "visible ASCII, spaces and tabs");
+            self.error(
+                "header_value",
+                file,
+                path,
+                "the value holds a byte that no header may hold",
+                "visible ASCII, spaces and tabs",
+            );
             HeaderValue::from_static("")
         })
     }
 
-    fn pairs(&mut self, file: usize, at: &str, map: &crate::forms::UniqueMap<String>) -> Vec<(HeaderName, HeaderValue)> {
+    fn pairs(
+        &mut self,
+        file: usize,
+        at: &str,
+        map: &crate::forms::UniqueMap<String>,
+    ) -> Vec<(HeaderName, HeaderValue)> {
         let mut pairs = Vec::new();
         for (name, value) in map.iter() {
             let path = format!("{at}.{name}");
@@ -183,11 +291,25 @@ impl Lowering {
     /// Headers that frame the message or belong to the hop are the proxy's own; editing them would break the connection.
     fn editable(&mut self, file: usize, path: &str, name: &str) -> Option<HeaderName> {
         const OURS: [&str; 9] = [
-            "connection", "content-length", "host", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade",
+            "connection",
+            "content-length",
+            "host",
+            "keep-alive",
+            "proxy-connection",
+            "te",
+            "trailer",
+            "transfer-encoding",
+            "upgrade",
         ];
         let parsed = self.header_name(file, path, name)?;
         if OURS.contains(&parsed.as_str()) {
-            self.error("header_reserved", file, path, format!("`{name}` is set by the proxy itself"), "another header; the Host is changed by `rewrite.host`");
+            self.error(
+                "header_reserved",
+                file,
+                path,
+                format!("`{name}` is set by the proxy itself"),
+                "another header; the Host is changed by `rewrite.host`",
+            );
             return None;
         }
         Some(parsed)
@@ -197,7 +319,9 @@ impl Lowering {
         let set = self.pairs(file, &format!("{at}.set"), &raw.set);
         let add = self.pairs(file, &format!("{at}.add"), &raw.add);
         let remove = raw.remove.iter().enumerate();
-        let remove = remove.filter_map(|(number, name)| self.editable(file, &format!("{at}.remove[{number}]"), name)).collect();
+        let remove = remove
+            .filter_map(|(number, name)| self.editable(file, &format!("{at}.remove[{number}]"), name))
+            .collect();
         HeaderEdits { remove, set, add }
     }
 
@@ -205,22 +329,50 @@ impl Lowering {
         let at = format!("{at}.cors");
         let any = raw.origins.iter().any(|origin| origin == "*");
         if raw.origins.is_empty() || (any && raw.origins.len() > 1) {
-            self.error("cors_origins", file, &format!("{at}.origins"), "origins are a list of exact origins, or `*` alone", "for example [\"https://shop.example.com\"]");
+            self.error(
+                "cors_origins",
+                file,
+                &format!("{at}.origins"),
+                "origins are a list of exact origins, or `*` alone",
+                "for example [\"https://shop.example.com\"]",
+            );
         }
         if any && raw.credentials == Some(true) {
-            self.error("cors_credentials", file, &format!("{at}.credentials"), "credentials for every origin would let any site act as the user", "exact origins");
+            self.error(
+                "cors_credentials",
+                file,
+                &format!("{at}.credentials"),
+                "credentials for every origin would let any site act as the user",
+                "exact origins",
+            );
         }
         for (number, origin) in raw.origins.iter().enumerate() {
             let authority = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-            if origin != "*" && authority.is_none_or(|rest| rest.is_empty() || rest.contains(['/', '*', '?', '#'])) {
+            if origin != "*"
+                && authority.is_none_or(|rest| rest.is_empty() || rest.contains(['/', '*', '?', '#']))
+            {
                 let text = format!("`{origin}` is not an origin");
-                self.error("cors_origin", file, &format!("{at}.origins[{number}]"), text, "a scheme and a host, nothing behind it");
+                self.error(
+                    "cors_origin",
+                    file,
+                    &format!("{at}.origins[{number}]"),
+                    text,
+                    "a scheme and a host, nothing behind it",
+                );
             }
         }
         for (number, method) in raw.methods.iter().enumerate() {
-            if Method::from_bytes(method.as_bytes()).is_err() || method.bytes().any(|b| b.is_ascii_lowercase()) {
+            if Method::from_bytes(method.as_bytes()).is_err()
+                || method.bytes().any(|b| b.is_ascii_lowercase())
+            {
                 let path = format!("{at}.methods[{number}]");
-                self.error("method_invalid", file, &path, format!("`{method}` is not a method"), "upper case, such as `GET`");
+                self.error(
+                    "method_invalid",
+                    file,
+                    &path,
+                    format!("`{method}` is not a method"),
+                    "upper case, such as `GET`",
+                );
             }
         }
         let mut list = |field: &str, items: &[String]| {
@@ -230,7 +382,9 @@ impl Lowering {
         let headers = list("headers", &raw.headers);
         let expose = list("expose", &raw.expose);
         let origins = raw.origins.iter().enumerate();
-        let origins = origins.map(|(number, origin)| self.header_value(file, &format!("{at}.origins[{number}]"), origin)).collect();
+        let origins = origins
+            .map(|(number, origin)| self.header_value(file, &format!("{at}.origins[{number}]"), origin))
+            .collect();
         Cors {
             origins: if any { None } else { Some(origins) },
             methods,
@@ -241,16 +395,34 @@ impl Lowering {
         }
     }
 
-    pub(super) fn action(&mut self, file: usize, at: &str, raw: &file::Route, patterns: &[&PathPattern]) -> Action {
+    pub(super) fn action(
+        &mut self,
+        file: usize,
+        at: &str,
+        raw: &file::Route,
+        patterns: &[&PathPattern],
+    ) -> Action {
         if raw.redirect.is_none() && raw.respond.is_none() {
             return Action::Forward;
         }
         if raw.redirect.is_some() && raw.respond.is_some() {
-            self.error("action_twice", file, &format!("{at}.respond"), "a route redirects or responds, not both", "one of them");
+            self.error(
+                "action_twice",
+                file,
+                &format!("{at}.respond"),
+                "a route redirects or responds, not both",
+                "one of them",
+            );
         }
         if raw.legacy.is_some() || raw.serverless.is_some() {
             let field = if raw.redirect.is_some() { "redirect" } else { "respond" };
-            self.error("action_with_backend", file, &format!("{at}.{field}"), "a route that answers itself has no backends", "no `legacy` or `serverless`");
+            self.error(
+                "action_with_backend",
+                file,
+                &format!("{at}.{field}"),
+                "a route that answers itself has no backends",
+                "no `legacy` or `serverless`",
+            );
         }
         match (raw.redirect.as_deref(), raw.respond.as_deref()) {
             (Some(redirect), _) => self.redirect(file, &format!("{at}.redirect"), redirect, patterns),
@@ -261,17 +433,40 @@ impl Lowering {
 
     fn redirect(&mut self, file: usize, at: &str, raw: &file::Redirect, patterns: &[&PathPattern]) -> Action {
         let path = self.path_rewrite(file, at, raw.path.as_deref(), raw.prefix.as_deref(), patterns);
-        if raw.scheme.is_none() && raw.host.is_none() && raw.port.is_none() && raw.path.is_none() && raw.prefix.is_none() {
-            self.error("redirect_nowhere", file, at, "the redirect changes nothing, so it would go in circles", "`scheme`, `host`, `port`, `path` or `prefix`");
+        if raw.scheme.is_none()
+            && raw.host.is_none()
+            && raw.port.is_none()
+            && raw.path.is_none()
+            && raw.prefix.is_none()
+        {
+            self.error(
+                "redirect_nowhere",
+                file,
+                at,
+                "the redirect changes nothing, so it would go in circles",
+                "`scheme`, `host`, `port`, `path` or `prefix`",
+            );
         }
         if let Some(host) = &raw.host
             && !matches!(HostPattern::parse(host), Ok(HostPattern::Exact(_)))
         {
-            self.error("host_invalid", file, &format!("{at}.host"), format!("`{host}` is not a host name"), "a name; the port has a field of its own");
+            self.error(
+                "host_invalid",
+                file,
+                &format!("{at}.host"),
+                format!("`{host}` is not a host name"),
+                "a name; the port has a field of its own",
+            );
         }
         let status = raw.status.unwrap_or(302);
         if !matches!(status, 301 | 302 | 303 | 307 | 308) {
-            self.error("redirect_status", file, &format!("{at}.status"), format!("{status} does not redirect"), "301, 302, 303, 307 or 308");
+            self.error(
+                "redirect_status",
+                file,
+                &format!("{at}.status"),
+                format!("{status} does not redirect"),
+                "301, 302, 303, 307 or 308",
+            );
         }
         Action::Redirect(Box::new(Redirect {
             scheme: raw.scheme,
@@ -283,13 +478,26 @@ impl Lowering {
     }
 
     fn respond(&mut self, file: usize, at: &str, raw: &file::Respond) -> Action {
-        let status = StatusCode::from_u16(raw.status).ok().filter(|status| (200..=599).contains(&status.as_u16()));
+        let status =
+            StatusCode::from_u16(raw.status).ok().filter(|status| (200..=599).contains(&status.as_u16()));
         if status.is_none() {
-            self.error("respond_status", file, &format!("{at}.status"), format!("{} is not a final status", raw.status), "200 to 599");
+            self.error(
+                "respond_status",
+                file,
+                &format!("{at}.status"),
+                format!("{} is not a final status", raw.status),
+                "200 to 599",
+            );
         }
         let bodyless = matches!(raw.status, 204 | 205 | 304);
         if bodyless && raw.body.as_ref().is_some_and(|body| !body.is_empty()) {
-            self.error("respond_body", file, &format!("{at}.body"), format!("a {} has no body", raw.status), "no `body`, or another status");
+            self.error(
+                "respond_body",
+                file,
+                &format!("{at}.body"),
+                format!("a {} has no body", raw.status),
+                "no `body`, or another status",
+            );
         }
         let headers = self.pairs(file, &format!("{at}.headers"), &raw.headers);
         let body = raw.body.as_deref().unwrap_or_default().into();

@@ -1,0 +1,49 @@
+# make demo    the main job on embedded defaults; nothing to install but a compiler
+# make test    everything
+# make bench   Banyan beside nginx, HAProxy and Envoy
+CARGO ?= cargo
+VENV  ?= tests/.venv
+export BANYAN_VENV := $(VENV)
+BENCH_ARGS ?=
+
+.PHONY: demo build release test lint unit e2e bench deps fmt bless
+
+demo:
+	@scripts/deps.sh build
+	$(CARGO) run --locked -p banyan -- demo $(DEMO_ARGS)
+
+build:
+	@scripts/deps.sh build
+	$(CARGO) build --locked
+
+release:
+	@scripts/deps.sh build
+	$(CARGO) build --locked --release -p banyan
+
+deps:
+	@scripts/deps.sh test
+
+test: deps lint unit e2e
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+unit:
+	$(CARGO) test --locked --workspace
+
+# The binaries are the debug ones that `unit` has built; `make e2e BANYAN_TEST_PROFILE=release` takes the others.
+e2e: deps
+	$(CARGO) build --locked
+	$(VENV)/bin/pytest tests/e2e
+
+bench: release
+	@scripts/deps.sh bench
+	$(VENV)/bin/python tests/bench/bench.py $(BENCH_ARGS)
+
+fmt:
+	$(CARGO) fmt --all
+
+# Writes golden files and the schema anew; read the diff.
+bless:
+	BANYAN_BLESS=1 $(CARGO) test --locked -p banyan-routes
