@@ -12,16 +12,26 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Lines that may wait: at 400 bytes each, 16,384 hold 6.5 MB.
 const QUEUE_LINES: usize = 16_384;
 /// The writer collects up to this much for one write call.
 const BATCH_BYTES: usize = 64 << 10;
 
+/// At the end of the process, a writer that is stuck is not waited for longer.
+const FLUSH_TIME: Duration = Duration::from_secs(2);
+
+enum Item {
+    Line(Vec<u8>),
+    /// Answered once everything before it is written.
+    Flush(Sender<()>),
+}
+
 /// The sending side; cheap to clone into every service.
 #[derive(Clone)]
 pub struct LogSender {
-    lines: Option<Sender<Vec<u8>>>,
+    items: Option<Sender<Item>>,
     reopen: Arc<AtomicBool>,
     dropped: IntCounter,
 }
@@ -31,25 +41,25 @@ impl LogSender {
     pub fn start(target: &AccessLog, dropped: IntCounter) -> io::Result<LogSender> {
         let reopen = Arc::new(AtomicBool::new(false));
         if *target == AccessLog::Off {
-            return Ok(LogSender { lines: None, reopen, dropped });
+            return Ok(LogSender { items: None, reopen, dropped });
         }
-        let (lines, queue) = bounded(QUEUE_LINES);
+        let (items, queue) = bounded(QUEUE_LINES);
         let (target, again) = (target.clone(), reopen.clone());
         let out = open(&target)?;
         std::thread::Builder::new()
             .name("access-log".into())
             .spawn(move || write_all(&queue, out, &target, &again))?;
-        Ok(LogSender { lines: Some(lines), reopen, dropped })
+        Ok(LogSender { items: Some(items), reopen, dropped })
     }
 
     pub fn is_on(&self) -> bool {
-        self.lines.is_some()
+        self.items.is_some()
     }
 
     /// Hands a line over, or drops and counts it.
     pub fn send(&self, line: Vec<u8>) {
-        let Some(lines) = &self.lines else { return };
-        match lines.try_send(line) {
+        let Some(items) = &self.items else { return };
+        match items.try_send(Item::Line(line)) {
             Ok(()) => {}
             Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => self.dropped.inc(),
         }
@@ -62,15 +72,11 @@ impl LogSender {
 
     /// Waits, bounded, until what was handed over is written: at the end of the process.
     pub fn flush(&self) {
-        let Some(lines) = &self.lines else { return };
-        for _ in 0..50 {
-            if lines.is_empty() {
-                break;
-            }
-            std::thread::sleep(std::time::Duration::from_millis(10));
+        let Some(items) = &self.items else { return };
+        let (done, written) = bounded(1);
+        if items.send_timeout(Item::Flush(done), FLUSH_TIME).is_ok() {
+            let _ = written.recv_timeout(FLUSH_TIME);
         }
-        // The last batch has left the queue and may still be on its way to the file.
-        std::thread::sleep(std::time::Duration::from_millis(10));
     }
 }
 
@@ -85,18 +91,21 @@ fn open(target: &AccessLog) -> io::Result<Box<dyn Write + Send>> {
 }
 
 fn write_all(
-    queue: &Receiver<Vec<u8>>,
+    queue: &Receiver<Item>,
     mut out: Box<dyn Write + Send>,
     target: &AccessLog,
     reopen: &AtomicBool,
 ) {
     let mut batch = Vec::with_capacity(BATCH_BYTES);
-    while let Ok(line) = queue.recv() {
-        batch.extend_from_slice(&line);
-        while batch.len() < BATCH_BYTES
-            && let Ok(line) = queue.try_recv()
-        {
-            batch.extend_from_slice(&line);
+    while let Ok(item) = queue.recv() {
+        let mut next = Some(item);
+        let mut flushed = None;
+        while let Some(item) = next.take() {
+            match item {
+                Item::Line(line) => batch.extend_from_slice(&line),
+                Item::Flush(done) => flushed = Some(done),
+            }
+            next = if batch.len() < BATCH_BYTES && flushed.is_none() { queue.try_recv().ok() } else { None };
         }
         if reopen.swap(false, Ordering::Relaxed) {
             match open(target) {
@@ -109,6 +118,9 @@ fn write_all(
         // A full disk or a closed pipe must not end the thread: later lines may be writable again.
         let _ = out.write_all(&batch).and_then(|()| out.flush());
         batch.clear();
+        if let Some(done) = flushed {
+            let _ = done.send(());
+        }
     }
 }
 
@@ -173,7 +185,7 @@ impl Line {
     }
 
     /// Seconds with microseconds.
-    pub fn seconds(&mut self, key: &str, value: std::time::Duration) {
+    pub fn seconds(&mut self, key: &str, value: Duration) {
         self.number(key, value.as_secs());
         let mut micros = value.subsec_micros();
         let mut digits = [b'0'; 6];
@@ -207,7 +219,7 @@ mod tests {
         line.text("path", "/a\"b\\c\n\u{7f}é");
         line.number("zero", 0);
         line.number("max", u64::MAX);
-        line.seconds("took", std::time::Duration::from_micros(1_000_042));
+        line.seconds("took", Duration::from_micros(1_000_042));
         line.flag("retried");
         let bytes = line.end();
         let value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");

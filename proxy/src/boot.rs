@@ -247,6 +247,7 @@ impl Running {
 }
 
 /// Idle: no request in flight at several looks in a row, so that one being read from a socket just now is seen.
+#[expect(clippy::disallowed_methods, reason = "this is the drain")]
 async fn end_when_idle(shared: &Shared) {
     const LOOK: Duration = Duration::from_millis(20);
     const IDLE_LOOKS: u32 = 10;

@@ -191,10 +191,10 @@ fn dispatch(command: Command) -> Exit {
             Ok(()) => Exit::Ok,
             Err(_) => Exit::Internal,
         },
-        Command::Status { remote } => with_admin(&remote, |client, json| remote::status(client, json)),
-        Command::Routes { remote } => with_admin(&remote, |client, json| remote::routes(client, json)),
+        Command::Status { remote } => with_admin(&remote, remote::status),
+        Command::Routes { remote } => with_admin(&remote, remote::routes),
         Command::Show { id, remote } => with_admin(&remote, |client, json| remote::show(client, &id, json)),
-        Command::Reload { remote } => with_admin(&remote, |client, json| remote::reload(client, json)),
+        Command::Reload { remote } => with_admin(&remote, remote::reload),
         Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),
     }
 }

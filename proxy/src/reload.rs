@@ -299,5 +299,5 @@ fn log(outcome: &Outcome) {
 pub fn stage_counts(table: &RouteTable) -> Vec<(&'static str, usize)> {
     let count =
         |name: &&'static str| table.routes.iter().filter(|route| route.stage.as_str() == *name).count();
-    Stage::NAMES.iter().map(|name| (*name, count(&name))).collect()
+    Stage::NAMES.iter().map(|name| (*name, count(name))).collect()
 }

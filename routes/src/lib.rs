@@ -11,6 +11,7 @@ pub mod ids;
 pub mod units;
 pub mod terms;
 pub mod forms;
+pub mod values;
 pub mod file;
 pub mod locate;
 pub mod problem;

@@ -218,7 +218,7 @@ fn unreachable(table: &RouteTable, entry: Entry) -> Option<Problem> {
             methods => methods.to_vec(),
         };
         for method in methods {
-            let Some(sample) = own_sample(matcher, method, path) else { return None };
+            let sample = own_sample(matcher, method, path)?;
             let winner = winner(table, &sample)?;
             // An equal one is a tie, which has its own problem.
             if winner.route == entry.route || table.matcher(winner).specificity() == matcher.specificity() {

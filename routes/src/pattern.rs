@@ -3,8 +3,8 @@
 //! Input: the raw `Match` of a file. Output: `Matcher`, which holds or does not hold for `RequestFacts`, and `Specificity`,
 //! an `Ord` that is the precedence of 03-rules. Must not: allocate while matching.
 
-use crate::file::ValueMatch;
 use crate::request::RequestFacts;
+use crate::values::ValueMatch;
 use http::{HeaderName, Method};
 use regex::bytes::Regex;
 use std::cmp::Reverse;

@@ -1,5 +1,7 @@
 //! Properties: lookup agrees with a naive scan, nothing panics, shares are monotone and fair.
 
+#![expect(clippy::expect_used, reason = "a test says what it needs by failing")]
+
 use banyan_routes::bucket::{bucket, cohort_seed};
 use banyan_routes::compile::compile_sources;
 use banyan_routes::decide::{Conditions, decide};

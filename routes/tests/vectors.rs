@@ -3,6 +3,8 @@
 //! A vector needs HTTP knowledge, not Rust: add a line to `tests/vectors/*.yaml`. For a new bad file, put
 //! `tests/bad/<code>--<what>.yaml` and run with `BANYAN_BLESS=1` to write its report, then read it.
 
+#![expect(clippy::expect_used, clippy::panic, reason = "a test says what it needs by failing")]
+
 use banyan_routes::compile::read_all;
 use banyan_routes::problem::{Source, report};
 use banyan_routes::rule_tests::{compile_and_test, run};

@@ -118,7 +118,7 @@ fn show(shared: &Arc<Shared>, traffic: Option<SocketAddr>) {
             if terminal && lines > 0 {
                 print!("\x1b[{lines}A\x1b[J");
             }
-            print!("{text}\n");
+            println!("{text}");
             lines = text.lines().count() + 1;
             let _ = io::stdout().flush();
         }

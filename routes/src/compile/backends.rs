@@ -354,7 +354,7 @@ impl Lowering {
                         "`vpce`, `cidr` or `client_cert`",
                     );
                 }
-                if rule.to.host.is_some() == !rule.to.domains.is_empty() {
+                if rule.to.host.is_some() != rule.to.domains.is_empty() {
                     self.error(
                         "egress_destination",
                         file,

@@ -3,6 +3,7 @@
 //! Input: the texts of a rule directory. Output: the compiled table, with warnings; or every error there is. Must not:
 //! let a table exist that has an error in it (law 2), read files, or stop at the first problem.
 
+mod answers;
 mod backends;
 mod policy;
 mod routes;

@@ -10,6 +10,7 @@ use crate::path::read_path;
 use crate::pattern::{Conditions, HostPattern, Matcher, PathPattern, ValuePattern, full_regex, parse_path};
 use crate::problem::{Place, Problem};
 use crate::table::{Action, Route, Stage};
+use crate::values::ValueMatch;
 use http::{HeaderName, Method};
 
 impl Lowering {
@@ -187,7 +188,7 @@ impl Lowering {
             }
             headers.extend(self.value(file, &path, value).map(|value| (parsed, value)));
         }
-        let mut named = |field: &str, map: &crate::forms::UniqueMap<file::ValueMatch>| {
+        let mut named = |field: &str, map: &crate::forms::UniqueMap<ValueMatch>| {
             let entries = map.iter().filter_map(|(name, value)| {
                 self.value(file, &format!("{at}.{field}.{name}"), value).map(|value| (name.into(), value))
             });
@@ -199,7 +200,7 @@ impl Lowering {
         Matcher { host, path, conditions: Conditions { methods, headers, query, cookies, listener } }
     }
 
-    fn value(&mut self, file: usize, path: &str, raw: &file::ValueMatch) -> Option<ValuePattern> {
+    fn value(&mut self, file: usize, path: &str, raw: &ValueMatch) -> Option<ValuePattern> {
         ValuePattern::compile(raw)
             .map_err(|problem| {
                 self.error(
