@@ -13,7 +13,7 @@ use crate::targets::health;
 use crate::targets::resolve::Resolver;
 use banyan_routes::compile::ReadFile;
 use banyan_routes::problem::{Place, Problem, Report, Source, report};
-use banyan_routes::read::read;
+use banyan_routes::read::ReadCache;
 use banyan_routes::rule_tests::compile_and_test;
 use banyan_routes::support::unsupported;
 use banyan_routes::table::{RouteTable, Stage};
@@ -46,6 +46,7 @@ pub struct Reloader {
     /// What serves, for reuse of files and backends that did not change.
     serving: Option<Arc<Serving>>,
     kills: KillSet,
+    cache: ReadCache,
 }
 
 impl Reloader {
@@ -64,6 +65,7 @@ impl Reloader {
             resolver,
             serving: None,
             kills: KillSet::default(),
+            cache: ReadCache::default(),
         }
     }
 
@@ -100,7 +102,10 @@ impl Reloader {
     }
 
     /// Everything that can fail, before anything is touched. `None`: the same meaning as what serves.
-    async fn build(&self, sources: &[Source]) -> Result<(Option<Arc<Serving>>, Vec<Problem>), Vec<Problem>> {
+    async fn build(
+        &mut self,
+        sources: &[Source],
+    ) -> Result<(Option<Arc<Serving>>, Vec<Problem>), Vec<Problem>> {
         let files = self.read(sources)?;
         let (table, warnings) = compile_and_test(&files)?;
         let refused = [unsupported(&files), self.unknown_listeners(&table)].concat();
@@ -121,7 +126,7 @@ impl Reloader {
     }
 
     /// Reads what changed; a file with the same text keeps its parsed form.
-    fn read(&self, sources: &[Source]) -> Result<Vec<ReadFile>, Vec<Problem>> {
+    fn read(&mut self, sources: &[Source]) -> Result<Vec<ReadFile>, Vec<Problem>> {
         let known = self.serving.as_ref().map_or(&[][..], |serving| &serving.files);
         let mut files = Vec::with_capacity(sources.len());
         let mut problems = Vec::new();
@@ -130,7 +135,7 @@ impl Reloader {
                 files.push(same.clone());
                 continue;
             }
-            match read(number, &source.text) {
+            match self.cache.read(number, &source.name, &source.text) {
                 Ok(rules) => files.push(ReadFile { source: source.clone(), rules: Arc::new(rules) }),
                 Err(found) => problems.extend(found),
             }
@@ -217,6 +222,9 @@ impl Reloader {
     }
 
     fn publish(&mut self, serving: Arc<Serving>) {
+        self.serving = Some(serving.clone());
+        self.live.publish(Live::new(serving.clone(), self.kills.clone()));
+        // Counted afterwards: thousands of gauges must not stand between a rule and its first request.
         self.metrics.config_info.reset();
         self.metrics.config_info.with_label_values(&[serving.table.revision.as_str()]).set(1);
         self.metrics.route_stage.reset();
@@ -227,8 +235,6 @@ impl Reloader {
             self.metrics.route_share.with_label_values(&[&*route.id, "approved"]).set(share);
             self.metrics.route_share.with_label_values(&[&*route.id, "actual"]).set(share);
         }
-        self.serving = Some(serving.clone());
-        self.live.publish(Live::new(serving, self.kills.clone()));
         self.count_kills();
     }
 

@@ -5,7 +5,6 @@
 
 use crate::compile::ReadFile;
 use crate::explain::outcome;
-use crate::file;
 use crate::request_line::OwnedRequest;
 use crate::rule_tests::rules_alone;
 use crate::table::RouteTable;
@@ -94,7 +93,7 @@ fn json(value: &impl Serialize) -> Value {
 
 fn routes(files: &[ReadFile]) -> BTreeMap<String, Value> {
     let all = files.iter().flat_map(|file| &file.rules.routes);
-    all.map(|route: &file::Route| (route.id.clone(), json(route))).collect()
+    all.map(|route| (route.id.clone(), json(route))).collect()
 }
 
 fn others(files: &[ReadFile]) -> BTreeMap<String, Value> {

@@ -11,6 +11,7 @@ use crate::values::{Step, ValueMatch};
 use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Serde and schema derives with unknown fields refused, for a list of structs.
 macro_rules! shapes {
@@ -46,7 +47,7 @@ shapes! {
         #[serde(default)]
         pub freezes: Vec<Freeze>,
         #[serde(default)]
-        pub routes: Vec<Route>,
+        pub routes: Vec<Arc<Route>>,
         /// Requests and the route they must take; run by `banyan check` and before every reload.
         #[serde(default)]
         pub tests: Vec<Test>,

@@ -15,6 +15,7 @@ pub mod values;
 pub mod file;
 pub mod locate;
 pub mod problem;
+pub mod items;
 pub mod read;
 pub mod request;
 pub mod path;

@@ -261,3 +261,43 @@ fn the_bucket_of_a_key_never_changes() {
 }
 
 const FROZEN: [u32; 4] = [508_604, 538_843, 989_250, 30_543];
+
+/// A file as people write them, for cutting: block items, flow items, comments between, quoted text that looks like an item.
+fn file_text() -> impl Strategy<Value = String> {
+    let item = (0..5u8, 0..30u32).prop_map(|(kind, number)| match kind {
+        0 => format!("  - {{id: r{number}, match: {{path: /p{number}}}, legacy: b}}\n"),
+        1 => format!("  - id: r{number}\n    match: {{path: /p{number}}}\n    legacy: b\n"),
+        2 => format!("  # about r{number}\n  - id: r{number}\n    match:\n      - path: /p{number}\n      - prefix: /q{number}\n\n    legacy: b\n"),
+        3 => format!("  - id: r{number}\n    owner: \"a\n  - b\"\n    match: {{path: /p{number}}}\n    legacy: b\n"),
+        _ => format!("  - {{id: r{number},\n  match: {{path: /p{number}}}, legacy: b}}\n"),
+    });
+    (prop::collection::vec(item, 1..12), any::<bool>(), any::<bool>()).prop_map(|(items, tail, anchors)| {
+        let backends = "backends: {b: {urls: [\"http://127.0.0.1:1\"]}}\n";
+        let owner = if anchors { "  - &x {id: anchored, match: {path: /anchored}, legacy: b}\n" } else { "" };
+        let (before, after) = if tail { ("", backends) } else { (backends, "") };
+        format!("version: 1\n{before}routes:\n{}{owner}{after}tests: []\n", items.concat())
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn reading_what_changed_gives_what_reading_everything_gives(
+        texts in prop::collection::vec(file_text(), 1..4),
+        edits in prop::collection::vec((0usize..2000, prop::sample::select(vec!["", "x", "\n", "  - ", "\"", "}", "#", " "])), 0..6),
+    ) {
+        let mut cache = banyan_routes::read::ReadCache::default();
+        let mut versions = texts.clone();
+        let mut edited = texts[0].clone();
+        for (at, insert) in edits {
+            let at = at % (edited.len() + 1);
+            edited.insert_str(at, insert);
+            versions.push(edited.clone());
+        }
+        versions.push(texts[0].clone());
+        for text in &versions {
+            prop_assert_eq!(cache.read(0, "rules.yaml", text), banyan_routes::read::read(0, text), "{}", text);
+        }
+    }
+}
