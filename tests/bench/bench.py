@@ -383,6 +383,28 @@ def load(folder, args, report):
     up.stop()
 
 
+DEBOUNCE_MS = 15  # QUIET_DONE in proxy/src/control.rs
+
+
+def claims(report):
+    """What is claimed of Banyan alone; each line is (claim, figure, holds). Ratios to peers are reported, not claimed."""
+    rows = []
+    scale = report.get("banyan: 10,000 routes against 10")
+    if scale:
+        ratio = scale["10000"]["cpu_us"]["ratio"]
+        rows.append(("10,000 routes cost at most 1.10 x the CPU of 10", ratio, ratio <= 1.10))
+    for title, row in report.items():
+        if title.startswith("reload under load") and title.endswith("banyan"):
+            rows.append((f"{title}: no connection lost", row["prober_connections_lost"] + row["prober_failed"], row["prober_connections_lost"] + row["prober_failed"] == 0))
+            if "10000 routes" in title:
+                net = row["apply_ms_median"] - DEBOUNCE_MS
+                rows.append((f"{title}: under 50 ms beyond the {DEBOUNCE_MS} ms of debounce", round(net, 1), net < 50))
+    if "100,000 routes" in report:
+        seconds = report["100,000 routes"]["check_s"]
+        rows.append(("100,000 routes load in under 2 s", seconds, seconds < 2))
+    return rows
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
@@ -396,8 +418,13 @@ def main():
     for name in args.works.split(","):
         with tempfile.TemporaryDirectory(prefix="banyan-bench-") as folder:
             works[name](pathlib.Path(folder), args, report)
+    rows = claims(report)
+    print()
+    for claim, figure, holds in rows:
+        print(f"{'holds' if holds else 'FAILS'}  {claim}: {figure}")
     if args.json:
         args.json.write_text(json.dumps(report, indent=2) + "\n")
+    raise SystemExit(0 if all(holds for _, _, holds in rows) else 1)
 
 
 if __name__ == "__main__":
