@@ -131,12 +131,13 @@ impl Reloader {
         let mut files = Vec::with_capacity(sources.len());
         let mut problems = Vec::new();
         for (number, source) in sources.iter().enumerate() {
-            if let Some(same) = known.iter().find(|file| file.source == *source) {
+            let before = known.iter().find(|file| file.source.name == source.name);
+            if let Some(same) = before.filter(|file| file.source.text == source.text) {
                 files.push(same.clone());
                 continue;
             }
             match self.cache.read(number, &source.name, &source.text) {
-                Ok(rules) => files.push(ReadFile { source: source.clone(), rules: Arc::new(rules) }),
+                Ok(rules) => files.push(ReadFile::again(source.clone(), rules, before)),
                 Err(found) => problems.extend(found),
             }
         }

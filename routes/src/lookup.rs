@@ -202,16 +202,19 @@ impl Index {
     }
 
     /// Groups of entries that stand at one place with one kind, or among one host's regexes: only within a group can two
-    /// routes tie.
-    pub fn groups(&self) -> impl Iterator<Item = Vec<Entry>> {
-        let regexes = self.slots.iter().map(|slot| slot.regexes.clone());
+    /// routes tie. The flag says whether others stand at the same place with another kind.
+    pub fn groups(&self) -> impl Iterator<Item = (Vec<Entry>, bool)> {
+        let regexes = self.slots.iter().map(|slot| (slot.regexes.clone(), true));
         let leaves = self.nodes.iter().flat_map(|node| {
             let of = |kind| {
-                node.leaves.iter().filter(move |leaf| leaf.kind == kind).map(|leaf| leaf.entry).collect()
+                let own = node.leaves.iter().filter(move |leaf| leaf.kind == kind).map(|leaf| leaf.entry);
+                let own: Vec<Entry> = own.collect();
+                let crowded = own.len() < node.leaves.len();
+                (own, crowded)
             };
             [of(Kind::End), of(Kind::Rest), of(Kind::Prefix)]
         });
-        leaves.chain(regexes).filter(|group: &Vec<Entry>| !group.is_empty())
+        leaves.chain(regexes).filter(|(group, _)| !group.is_empty())
     }
 }
 

@@ -30,11 +30,13 @@ pub struct Sample {
 /// All ties and all unreachable routes.
 pub fn check(table: &RouteTable) -> Vec<Problem> {
     let mut problems = Vec::new();
-    for group in table.index.groups() {
+    for (group, crowded) in table.index.groups() {
         ties(table, &group, &mut problems);
         for entry in &group {
             let matcher = table.matcher(*entry);
-            if group.len() > 1 || matches!(matcher.path, PathPattern::Regex(..) | PathPattern::Prefix(_)) {
+            // Alone at its place, a literal pattern takes the sample made for it.
+            let prefix = matches!(matcher.path, PathPattern::Prefix(_));
+            if group.len() > 1 || (crowded && prefix) || matches!(matcher.path, PathPattern::Regex(..)) {
                 problems.extend(unreachable(table, *entry));
             }
         }

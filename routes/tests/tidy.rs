@@ -51,14 +51,19 @@ fn every_file_opens_with_a_header_and_is_short() {
 /// The modules of a crate in the order of its `lib.rs`.
 fn modules(lib: &Path) -> Vec<String> {
     let text = fs::read_to_string(lib).expect("lib.rs");
-    let names = text.lines().filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';').map(str::to_owned));
+    let names = text
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("pub mod ")?.strip_suffix(';').map(str::to_owned));
     names.collect()
 }
 
 /// The top-level modules a file names by `crate::`.
 fn imports(text: &str) -> BTreeSet<String> {
     let names = text.split("crate::").skip(1);
-    names.map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()).filter(|name: &String| !name.is_empty()).collect()
+    names
+        .map(|rest| rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect())
+        .filter(|name: &String| !name.is_empty())
+        .collect()
 }
 
 #[test]
@@ -71,13 +76,17 @@ fn a_file_imports_only_from_files_above_it() {
         rust_files(&src, &mut files);
         for path in files {
             let relative = path.strip_prefix(&src).expect("inside");
-            let first = relative.components().next().expect("a name").as_os_str().to_string_lossy().into_owned();
+            let first =
+                relative.components().next().expect("a name").as_os_str().to_string_lossy().into_owned();
             let own = first.trim_end_matches(".rs").to_owned();
             let Some(position) = order.iter().position(|module| *module == own) else { continue };
             for import in imports(&fs::read_to_string(&path).expect("text")) {
                 let at = order.iter().position(|module| *module == import);
                 if at.is_some_and(|at| at > position) {
-                    wrong.push(format!("{}: imports `{import}`, which stands below it in lib.rs", path.display()));
+                    wrong.push(format!(
+                        "{}: imports `{import}`, which stands below it in lib.rs",
+                        path.display()
+                    ));
                 }
             }
         }
@@ -92,7 +101,12 @@ fn no_path_of_a_machine_and_no_unfinished_mark_is_committed() {
     let mut wrong = Vec::new();
     for path in all_files().into_iter().filter(|path| !path.ends_with("tidy.rs")) {
         let text = fs::read_to_string(&path).expect("text");
-        wrong.extend(marks.iter().filter(|mark| text.contains(**mark)).map(|mark| format!("{}: {mark}", path.display())));
+        wrong.extend(
+            marks
+                .iter()
+                .filter(|mark| text.contains(**mark))
+                .map(|mark| format!("{}: {mark}", path.display())),
+        );
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }

@@ -8,16 +8,17 @@ use crate::file;
 use crate::pattern::{HostPattern, PathPattern};
 use crate::table::{Action, Redirect, Respond};
 use http::{HeaderValue, Method, StatusCode};
+use std::fmt;
 
 impl Lowering {
-    pub(super) fn cors(&mut self, file: usize, at: &str, raw: &file::Cors) -> Cors {
-        let at = format!("{at}.cors");
+    pub(super) fn cors(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Cors) -> Cors {
+        let at = format_args!("{at}.cors");
         let any = raw.origins.iter().any(|origin| origin == "*");
         if raw.origins.is_empty() || (any && raw.origins.len() > 1) {
             self.error(
                 "cors_origins",
                 file,
-                &format!("{at}.origins"),
+                format_args!("{at}.origins"),
                 "origins are a list of exact origins, or `*` alone",
                 "for example [\"https://shop.example.com\"]",
             );
@@ -26,7 +27,7 @@ impl Lowering {
             self.error(
                 "cors_credentials",
                 file,
-                &format!("{at}.credentials"),
+                format_args!("{at}.credentials"),
                 "credentials for every origin would let any site act as the user",
                 "exact origins",
             );
@@ -40,7 +41,7 @@ impl Lowering {
                 self.error(
                     "cors_origin",
                     file,
-                    &format!("{at}.origins[{number}]"),
+                    format_args!("{at}.origins[{number}]"),
                     text,
                     "a scheme and a host, nothing behind it",
                 );
@@ -50,25 +51,26 @@ impl Lowering {
             if Method::from_bytes(method.as_bytes()).is_err()
                 || method.bytes().any(|b| b.is_ascii_lowercase())
             {
-                let path = format!("{at}.methods[{number}]");
+                let path = format_args!("{at}.methods[{number}]");
                 self.error(
                     "method_invalid",
                     file,
-                    &path,
+                    path,
                     format!("`{method}` is not a method"),
                     "upper case, such as `GET`",
                 );
             }
         }
         let mut list = |field: &str, items: &[String]| {
-            (!items.is_empty()).then(|| self.header_value(file, &format!("{at}.{field}"), &items.join(", ")))
+            (!items.is_empty())
+                .then(|| self.header_value(file, format_args!("{at}.{field}"), &items.join(", ")))
         };
         let methods = list("methods", &raw.methods);
         let headers = list("headers", &raw.headers);
         let expose = list("expose", &raw.expose);
         let origins = raw.origins.iter().enumerate();
         let origins = origins
-            .map(|(number, origin)| self.header_value(file, &format!("{at}.origins[{number}]"), origin))
+            .map(|(number, origin)| self.header_value(file, format_args!("{at}.origins[{number}]"), origin))
             .collect();
         Cors {
             origins: if any { None } else { Some(origins) },
@@ -83,7 +85,7 @@ impl Lowering {
     pub(super) fn action(
         &mut self,
         file: usize,
-        at: &str,
+        at: fmt::Arguments<'_>,
         raw: &file::Route,
         patterns: &[&PathPattern],
     ) -> Action {
@@ -94,7 +96,7 @@ impl Lowering {
             self.error(
                 "action_twice",
                 file,
-                &format!("{at}.respond"),
+                format_args!("{at}.respond"),
                 "a route redirects or responds, not both",
                 "one of them",
             );
@@ -104,19 +106,25 @@ impl Lowering {
             self.error(
                 "action_with_backend",
                 file,
-                &format!("{at}.{field}"),
+                format_args!("{at}.{field}"),
                 "a route that answers itself has no backends",
                 "no `legacy` or `serverless`",
             );
         }
         match (raw.redirect.as_deref(), raw.respond.as_deref()) {
-            (Some(redirect), _) => self.redirect(file, &format!("{at}.redirect"), redirect, patterns),
-            (None, Some(respond)) => self.respond(file, &format!("{at}.respond"), respond),
+            (Some(redirect), _) => self.redirect(file, format_args!("{at}.redirect"), redirect, patterns),
+            (None, Some(respond)) => self.respond(file, format_args!("{at}.respond"), respond),
             (None, None) => Action::Forward,
         }
     }
 
-    fn redirect(&mut self, file: usize, at: &str, raw: &file::Redirect, patterns: &[&PathPattern]) -> Action {
+    fn redirect(
+        &mut self,
+        file: usize,
+        at: fmt::Arguments<'_>,
+        raw: &file::Redirect,
+        patterns: &[&PathPattern],
+    ) -> Action {
         let path = self.path_rewrite(file, at, raw.path.as_deref(), raw.prefix.as_deref(), patterns);
         if raw.scheme.is_none()
             && raw.host.is_none()
@@ -138,7 +146,7 @@ impl Lowering {
             self.error(
                 "host_invalid",
                 file,
-                &format!("{at}.host"),
+                format_args!("{at}.host"),
                 format!("`{host}` is not a host name"),
                 "a name; the port has a field of its own",
             );
@@ -148,7 +156,7 @@ impl Lowering {
             self.error(
                 "redirect_status",
                 file,
-                &format!("{at}.status"),
+                format_args!("{at}.status"),
                 format!("{status} does not redirect"),
                 "301, 302, 303, 307 or 308",
             );
@@ -162,14 +170,14 @@ impl Lowering {
         }))
     }
 
-    fn respond(&mut self, file: usize, at: &str, raw: &file::Respond) -> Action {
+    fn respond(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Respond) -> Action {
         let status =
             StatusCode::from_u16(raw.status).ok().filter(|status| (200..=599).contains(&status.as_u16()));
         if status.is_none() {
             self.error(
                 "respond_status",
                 file,
-                &format!("{at}.status"),
+                format_args!("{at}.status"),
                 format!("{} is not a final status", raw.status),
                 "200 to 599",
             );
@@ -179,12 +187,12 @@ impl Lowering {
             self.error(
                 "respond_body",
                 file,
-                &format!("{at}.body"),
+                format_args!("{at}.body"),
                 format!("a {} has no body", raw.status),
                 "no `body`, or another status",
             );
         }
-        let headers = self.pairs(file, &format!("{at}.headers"), &raw.headers);
+        let headers = self.pairs(file, format_args!("{at}.headers"), &raw.headers);
         let body = raw.body.as_deref().unwrap_or_default().into();
         Action::Respond(Box::new(Respond { status: status.unwrap_or(StatusCode::OK), headers, body }))
     }

@@ -9,6 +9,7 @@ use crate::file::{self, Payload, Protocol};
 use crate::pattern::HostPattern;
 use crate::table::{Backend, BackendTls, Cohort, Health, HostMode, Origin, Target};
 use crate::terms::KeySource;
+use std::fmt;
 use std::time::Duration;
 
 /// Names that are the same over many files would make "which one" depend on order.
@@ -16,13 +17,13 @@ macro_rules! unique {
     ($self:ident, $ids:ident, $what:literal, $code:literal, $files:ident, $field:ident, $file:ident, $name:ident, $value:ident => $body:block) => {
         for ($file, read) in $files.iter().enumerate() {
             for ($name, $value) in read.rules.$field.iter() {
-                let path = format!(concat!(stringify!($field), ".{}@key"), $name);
-                $self.name($what, $file, &path, $name);
+                let path = format_args!(concat!(stringify!($field), ".{}@key"), $name);
+                $self.name($what, $file, path, $name);
                 if $self.$ids.contains_key($name) {
                     $self.error(
                         $code,
                         $file,
-                        &path,
+                        path,
                         format!(concat!("a ", $what, " called `{}` exists already"), $name),
                         "a name of its own",
                     );
@@ -44,15 +45,15 @@ impl Lowering {
     }
 
     fn backend(&mut self, file: usize, name: &str, raw: &file::Backend) -> Backend {
-        let at = format!("backends.{name}");
+        let at = format_args!("backends.{name}");
         let target = match (&raw.urls, &raw.lambda) {
-            (Some(urls), None) => Target::Urls(self.origins(file, &at, urls)),
+            (Some(urls), None) => Target::Urls(self.origins(file, at, urls)),
             (None, Some(lambda)) => Target::Lambda(lambda.clone(), lambda.payload.unwrap_or(Payload::V2)),
             (Some(_), Some(_)) => {
                 self.error(
                     "backend_target",
                     file,
-                    &format!("{at}.lambda"),
+                    format_args!("{at}.lambda"),
                     "a backend has `urls` or `lambda`, not both",
                     "one of them",
                 );
@@ -62,7 +63,7 @@ impl Lowering {
                 self.error(
                     "backend_target",
                     file,
-                    &at,
+                    at,
                     format!("backend `{name}` leads nowhere"),
                     "`urls` or `lambda`",
                 );
@@ -81,7 +82,7 @@ impl Lowering {
                     self.error(
                         "host_invalid",
                         file,
-                        &format!("{at}.host"),
+                        format_args!("{at}.host"),
                         text,
                         "`preserve`, `backend` or a host name",
                     );
@@ -92,15 +93,15 @@ impl Lowering {
             None if raw.sign.is_some() => HostMode::Backend,
             None => HostMode::Preserve,
         };
-        let tls = self.backend_tls(file, &at, raw, &target);
-        let health = raw.health.as_ref().map(|health| self.health(file, &at, health));
+        let tls = self.backend_tls(file, at, raw, &target);
+        let health = raw.health.as_ref().map(|health| self.health(file, at, health));
         if let Some(connections) = &raw.connections
             && connections.max == 0
         {
             self.error(
                 "connections_zero",
                 file,
-                &format!("{at}.connections.max"),
+                format_args!("{at}.connections.max"),
                 "no connection at all is allowed",
                 "1 or more",
             );
@@ -118,25 +119,25 @@ impl Lowering {
         }
     }
 
-    fn origins(&mut self, file: usize, at: &str, urls: &[String]) -> Vec<Origin> {
+    fn origins(&mut self, file: usize, at: fmt::Arguments<'_>, urls: &[String]) -> Vec<Origin> {
         if urls.is_empty() {
             self.error(
                 "urls_empty",
                 file,
-                &format!("{at}.urls"),
+                format_args!("{at}.urls"),
                 "the list of URLs is empty",
                 "at least one, such as `https://10.0.4.10:8443`",
             );
         }
         let mut origins: Vec<Origin> = Vec::new();
         for (number, url) in urls.iter().enumerate() {
-            let path = format!("{at}.urls[{number}]");
+            let path = format_args!("{at}.urls[{number}]");
             match parse_origin(url) {
                 Ok(origin) if origins.contains(&origin) => {
                     self.error(
                         "url_duplicate",
                         file,
-                        &path,
+                        path,
                         format!("`{url}` stands twice"),
                         "each address once; weights are not given by repetition",
                     );
@@ -145,7 +146,7 @@ impl Lowering {
                     self.error(
                         "url_scheme_mixed",
                         file,
-                        &path,
+                        path,
                         "the URLs of one backend mix http and https",
                         "one scheme for all of them",
                     );
@@ -154,7 +155,7 @@ impl Lowering {
                 Err(text) => self.error(
                     "url_invalid",
                     file,
-                    &path,
+                    path,
                     text,
                     "`http://` or `https://`, a host and optionally a port",
                 ),
@@ -163,13 +164,19 @@ impl Lowering {
         origins
     }
 
-    fn backend_tls(&mut self, file: usize, at: &str, raw: &file::Backend, target: &Target) -> BackendTls {
+    fn backend_tls(
+        &mut self,
+        file: usize,
+        at: fmt::Arguments<'_>,
+        raw: &file::Backend,
+        target: &Target,
+    ) -> BackendTls {
         let plain = matches!(target, Target::Urls(origins) if origins.iter().any(|origin| !origin.tls));
         if raw.protocol == Some(Protocol::H2c) && !plain {
             self.error(
                 "protocol_scheme",
                 file,
-                &format!("{at}.protocol"),
+                format_args!("{at}.protocol"),
                 "h2c is HTTP/2 without TLS, and the URL is https",
                 "`h2`, or an http URL",
             );
@@ -178,7 +185,7 @@ impl Lowering {
             self.error(
                 "protocol_scheme",
                 file,
-                &format!("{at}.protocol"),
+                format_args!("{at}.protocol"),
                 "h2 needs TLS, and the URL is http",
                 "`h2c`, or an https URL",
             );
@@ -188,7 +195,7 @@ impl Lowering {
             self.error(
                 "tls_without_https",
                 file,
-                &format!("{at}.tls"),
+                format_args!("{at}.tls"),
                 "`tls` is given and the URL is http",
                 "an https URL, or no `tls`",
             );
@@ -200,7 +207,7 @@ impl Lowering {
                 self.error(
                     "tls_pair",
                     file,
-                    &format!("{at}.tls"),
+                    format_args!("{at}.tls"),
                     "a client certificate needs `cert` and `key`",
                     "both or neither",
                 );
@@ -213,7 +220,7 @@ impl Lowering {
             self.error(
                 "host_invalid",
                 file,
-                &format!("{at}.tls.server_name"),
+                format_args!("{at}.tls.server_name"),
                 format!("`{name}` is not a host name"),
                 "a name without a port",
             );
@@ -225,13 +232,13 @@ impl Lowering {
         }
     }
 
-    fn health(&mut self, file: usize, at: &str, raw: &file::Health) -> Health {
-        let at = format!("{at}.health");
+    fn health(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Health) -> Health {
+        let at = format_args!("{at}.health");
         if !raw.path.starts_with('/') || raw.path.contains(|c: char| c.is_whitespace() || c.is_control()) {
             self.error(
                 "health_path",
                 file,
-                &format!("{at}.path"),
+                format_args!("{at}.path"),
                 format!("`{}` is not a path", raw.path),
                 "a path such as `/healthz`",
             );
@@ -241,7 +248,7 @@ impl Lowering {
             self.error(
                 "health_interval",
                 file,
-                &format!("{at}.interval"),
+                format_args!("{at}.interval"),
                 "checks this often are load, not checks",
                 "100ms or more",
             );
@@ -252,7 +259,7 @@ impl Lowering {
                 self.error(
                     "health_count",
                     file,
-                    &format!("{at}.{field}"),
+                    format_args!("{at}.{field}"),
                     "0 results decide nothing",
                     "1 or more",
                 );
@@ -270,7 +277,7 @@ impl Lowering {
     pub(super) fn cohorts(&mut self, files: &[ReadFile]) {
         unique!(self, cohort_ids, "cohort", "cohort_duplicate", files, cohorts, file, name, raw => {
             if raw.key.is_empty() {
-                self.error("cohort_key_empty", file, &format!("cohorts.{name}.key"), "a cohort without a key buckets nobody", "at least one source, such as `own_cookie`");
+                self.error("cohort_key_empty", file, format_args!("cohorts.{name}.key"), "a cohort without a key buckets nobody", "at least one source, such as `own_cookie`");
             }
             self.cohort_ids.insert(name.into(), self.cohorts.len() as u32);
             self.cohorts.push(Cohort {
@@ -306,7 +313,7 @@ impl Lowering {
                     self.error(
                         "freeze_order",
                         file,
-                        &format!("freezes[{number}].to"),
+                        format_args!("freezes[{number}].to"),
                         text,
                         "a `to` after `from`",
                     );
@@ -316,11 +323,11 @@ impl Lowering {
                     || (zone.contains('/')
                         && zone.bytes().all(|b| b.is_ascii_alphanumeric() || b"/_-+".contains(&b)));
                 if !known {
-                    let path = format!("freezes[{number}].zone");
+                    let path = format_args!("freezes[{number}].zone");
                     self.error(
                         "freeze_zone",
                         file,
-                        &path,
+                        path,
                         format!("`{zone}` is not a time zone"),
                         "an IANA name such as `Europe/Berlin`, or `UTC`",
                     );
@@ -333,13 +340,13 @@ impl Lowering {
         let mut seen = std::collections::HashSet::new();
         for (file, read) in files.iter().enumerate() {
             for (number, rule) in read.rules.egress.iter().enumerate() {
-                let at = format!("egress[{number}]");
-                self.name("egress rule", file, &format!("{at}.id"), &rule.id);
+                let at = format_args!("egress[{number}]");
+                self.name("egress rule", file, format_args!("{at}.id"), &rule.id);
                 if !seen.insert(&rule.id) {
                     self.error(
                         "id_duplicate",
                         file,
-                        &format!("{at}.id"),
+                        format_args!("{at}.id"),
                         format!("the egress id `{}` is taken", rule.id),
                         "an id of its own",
                     );
@@ -349,7 +356,7 @@ impl Lowering {
                     self.error(
                         "egress_callers",
                         file,
-                        &format!("{at}.callers"),
+                        format_args!("{at}.callers"),
                         "no caller is named, so nobody may use this",
                         "`vpce`, `cidr` or `client_cert`",
                     );
@@ -358,7 +365,7 @@ impl Lowering {
                     self.error(
                         "egress_destination",
                         file,
-                        &format!("{at}.to"),
+                        format_args!("{at}.to"),
                         "a destination is a `host` or a list of `domains`",
                         "exactly one of them",
                     );
@@ -367,7 +374,7 @@ impl Lowering {
                     self.error(
                         "egress_ports",
                         file,
-                        &format!("{at}.to.ports"),
+                        format_args!("{at}.to.ports"),
                         "no usable port is named",
                         "ports from 1 to 65535",
                     );

@@ -8,7 +8,7 @@ mod backends;
 mod policy;
 mod routes;
 
-use crate::file::{Defaults, RuleFile};
+use crate::file::{self, Defaults, RuleFile};
 use crate::ids::{DEFAULT_ROUTE, Revision, valid_name};
 use crate::lookup::{Entry, Index};
 use crate::overlap;
@@ -16,6 +16,7 @@ use crate::problem::{Place, Problem, Source, any_error};
 use crate::read::read;
 use crate::table::{Backend, Cohort, Policy, Route, RouteTable};
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
@@ -24,6 +25,27 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 pub struct ReadFile {
     pub source: Source,
     pub rules: Arc<RuleFile>,
+    /// The hash of each route's meaning, in the order of `rules.routes`; computed once per item, not once per reload.
+    hashes: Arc<[u64]>,
+}
+
+impl ReadFile {
+    pub fn new(source: Source, rules: RuleFile) -> ReadFile {
+        let hashes = rules.routes.iter().map(|route| meaning("route", &**route)).collect();
+        ReadFile { source, rules: Arc::new(rules), hashes }
+    }
+
+    /// A later version of `before`: items that were carried over keep their hash.
+    pub fn again(source: Source, rules: RuleFile, before: Option<&ReadFile>) -> ReadFile {
+        let Some(before) = before else { return ReadFile::new(source, rules) };
+        let pointers = before.rules.routes.iter().map(Arc::as_ptr);
+        let known: HashMap<*const file::Route, u64> = pointers.zip(before.hashes.iter().copied()).collect();
+        let hash = |route: &Arc<file::Route>| {
+            known.get(&Arc::as_ptr(route)).copied().unwrap_or_else(|| meaning("route", &**route))
+        };
+        let hashes = rules.routes.iter().map(hash).collect();
+        ReadFile { source, rules: Arc::new(rules), hashes }
+    }
 }
 
 /// Reads every source. All files are tried, so that problems of all of them are seen.
@@ -32,7 +54,7 @@ pub fn read_all(sources: &[Source]) -> Result<Vec<ReadFile>, Vec<Problem>> {
     let mut problems = Vec::new();
     for (number, source) in sources.iter().enumerate() {
         match read(number, &source.text) {
-            Ok(rules) => files.push(ReadFile { source: source.clone(), rules: Arc::new(rules) }),
+            Ok(rules) => files.push(ReadFile::new(source.clone(), rules)),
             Err(found) => problems.extend(found),
         }
     }
@@ -83,11 +105,11 @@ impl Lowering {
         &mut self,
         code: &'static str,
         file: usize,
-        path: &str,
+        path: impl fmt::Display,
         text: impl Into<String>,
         expected: &str,
     ) {
-        let problem = Problem::error(code, Place::field(file, path), text);
+        let problem = Problem::error(code, Place::field(file, path.to_string()), text);
         self.problems.push(if expected.is_empty() { problem } else { problem.expected(expected) });
     }
 
@@ -112,7 +134,7 @@ impl Lowering {
         found
     }
 
-    fn name(&mut self, what: &str, file: usize, path: &str, name: &str) {
+    fn name(&mut self, what: &str, file: usize, path: fmt::Arguments<'_>, name: &str) {
         if !valid_name(name) {
             let text = format!("`{name}` cannot name a {what}");
             self.error(
@@ -128,13 +150,13 @@ impl Lowering {
     fn route_ids(&mut self, files: &[ReadFile]) {
         for (number, file) in files.iter().enumerate() {
             for (position, route) in file.rules.routes.iter().enumerate() {
-                let path = format!("routes[{position}].id");
-                self.name("route", number, &path, &route.id);
+                let path = format_args!("routes[{position}].id");
+                self.name("route", number, path, &route.id);
                 if route.id == DEFAULT_ROUTE {
                     self.error(
                         "id_reserved",
                         number,
-                        &path,
+                        path,
                         "`default` is the route of what nothing claims",
                         "another id",
                     );
@@ -145,7 +167,8 @@ impl Lowering {
                         route.id
                     );
                     self.problems.push(
-                        Problem::warning("id_ambiguous", Place::field(number, &path), text).route(&route.id),
+                        Problem::warning("id_ambiguous", Place::field(number, path.to_string()), text)
+                            .route(&route.id),
                     );
                 }
                 if let Some((first, at)) = self.route_ids.insert(route.id.clone(), (number, position)) {
@@ -154,7 +177,7 @@ impl Lowering {
                         .line;
                     let text =
                         format!("the id `{}` is taken by {}:{line}", route.id, files[first].source.name);
-                    self.error("id_duplicate", number, &path, text, "an id of its own");
+                    self.error("id_duplicate", number, path, text, "an id of its own");
                 }
             }
         }
@@ -226,20 +249,13 @@ impl Lowering {
 /// Over the meaning, not the text: comments, order of routes and division into files do not change it; tests do not either.
 fn revision(files: &[ReadFile]) -> Revision {
     let mut parts: Vec<u64> = Vec::new();
-    let mut buffer = Vec::new();
-    let mut add = |kind: &str, value: &dyn erased::Json| {
-        buffer.clear();
-        buffer.extend_from_slice(kind.as_bytes());
-        value.write(&mut buffer);
-        parts.push(xxh3_64(&buffer));
-    };
-    for ReadFile { rules, .. } in files {
-        rules.routes.iter().for_each(|route| add("route", route));
-        rules.backends.iter().for_each(|backend| add("backend", &backend));
-        rules.cohorts.iter().for_each(|cohort| add("cohort", &cohort));
-        rules.freezes.iter().for_each(|freeze| add("freeze", freeze));
-        rules.egress.iter().for_each(|egress| add("egress", egress));
-        rules.defaults.iter().for_each(|defaults| add("defaults", defaults));
+    for ReadFile { rules, hashes, .. } in files {
+        parts.extend_from_slice(hashes);
+        parts.extend(rules.backends.iter().map(|backend| meaning("backend", &backend)));
+        parts.extend(rules.cohorts.iter().map(|cohort| meaning("cohort", &cohort)));
+        parts.extend(rules.freezes.iter().map(|freeze| meaning("freeze", freeze)));
+        parts.extend(rules.egress.iter().map(|egress| meaning("egress", egress)));
+        parts.extend(rules.defaults.iter().map(|defaults| meaning("defaults", defaults)));
     }
     parts.sort_unstable();
     let mut hash = Xxh3::new();
@@ -247,16 +263,10 @@ fn revision(files: &[ReadFile]) -> Revision {
     Revision::from_hash(hash.digest())
 }
 
-/// Serialisation behind a reference, so that one closure can hash every kind of part.
-mod erased {
-    pub trait Json {
-        fn write(&self, out: &mut Vec<u8>);
-    }
-
-    impl<T: serde::Serialize> Json for T {
-        fn write(&self, out: &mut Vec<u8>) {
-            // Writing our own shapes to memory has no way to fail; a part left out would only change the hash.
-            let _ = serde_json::to_writer(out, self);
-        }
-    }
+/// The hash of one part of a rule set, by its canonical JSON.
+fn meaning(kind: &str, value: &impl serde::Serialize) -> u64 {
+    let mut buffer = kind.as_bytes().to_vec();
+    // Writing our own shapes to memory has no way to fail; a part left out would only change the hash.
+    let _ = serde_json::to_writer(&mut buffer, value);
+    xxh3_64(&buffer)
 }

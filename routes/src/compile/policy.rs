@@ -11,6 +11,7 @@ use crate::pattern::{HostPattern, PathPattern};
 use crate::rewrite::{PathRewrite, Rewrite};
 use crate::table::{Fallback, HeaderEdits, Policy, Retry, Timeouts, paths_normalise, slash_allow};
 use http::{HeaderName, HeaderValue};
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,7 +20,12 @@ impl Lowering {
     pub(super) fn base_policy(&mut self, defaults: Option<&(usize, file::Defaults)>) -> Policy {
         let Some((file, defaults)) = defaults else { return Policy::default() };
         Policy {
-            timeouts: self.timeouts(*file, "defaults", Timeouts::default(), defaults.timeouts.as_ref()),
+            timeouts: self.timeouts(
+                *file,
+                format_args!("defaults"),
+                Timeouts::default(),
+                defaults.timeouts.as_ref(),
+            ),
             normalise: paths_normalise(defaults.paths),
             encoded_slash: slash_allow(defaults.encoded_slash),
             ..Policy::default()
@@ -29,7 +35,7 @@ impl Lowering {
     pub(super) fn policy(
         &mut self,
         file: usize,
-        at: &str,
+        at: fmt::Arguments<'_>,
         raw: &file::Route,
         patterns: &[&PathPattern],
     ) -> Arc<Policy> {
@@ -54,20 +60,26 @@ impl Lowering {
             request_headers: raw
                 .request_headers
                 .as_deref()
-                .map(|edits| self.edits(file, &format!("{at}.request_headers"), edits)),
+                .map(|edits| self.edits(file, format_args!("{at}.request_headers"), edits)),
             response_headers: raw
                 .response_headers
                 .as_deref()
-                .map(|edits| self.edits(file, &format!("{at}.response_headers"), edits)),
+                .map(|edits| self.edits(file, format_args!("{at}.response_headers"), edits)),
             cors: raw.cors.as_deref().map(|cors| self.cors(file, at, cors)),
             normalise: raw.paths.map_or(base.normalise, |mode| paths_normalise(Some(mode))),
             encoded_slash: raw.encoded_slash.map_or(base.encoded_slash, |mode| slash_allow(Some(mode))),
         })
     }
 
-    fn timeouts(&mut self, file: usize, at: &str, base: Timeouts, raw: Option<&file::Timeouts>) -> Timeouts {
+    fn timeouts(
+        &mut self,
+        file: usize,
+        at: fmt::Arguments<'_>,
+        base: Timeouts,
+        raw: Option<&file::Timeouts>,
+    ) -> Timeouts {
         let Some(raw) = raw else { return base };
-        let at = format!("{at}.timeouts");
+        let at = format_args!("{at}.timeouts");
         let pick = |given: Option<crate::units::Span>, base| {
             given.map_or(base, |span| Some(span.0).filter(|d| !d.is_zero()))
         };
@@ -83,7 +95,7 @@ impl Lowering {
             self.error(
                 "timeout_order",
                 file,
-                &format!("{at}.per_try"),
+                format_args!("{at}.per_try"),
                 "one try may take longer than all tries together",
                 "`per_try` at most `total`",
             );
@@ -92,7 +104,7 @@ impl Lowering {
             self.error(
                 "timeout_order",
                 file,
-                &format!("{at}.connect"),
+                format_args!("{at}.connect"),
                 "connecting may take longer than the whole request",
                 "`connect` at most `total`",
             );
@@ -100,13 +112,19 @@ impl Lowering {
         timeouts
     }
 
-    fn retry(&mut self, file: usize, at: &str, raw: &file::Route, retry: &file::Retry) -> Retry {
-        let at = format!("{at}.retry");
+    fn retry(
+        &mut self,
+        file: usize,
+        at: fmt::Arguments<'_>,
+        raw: &file::Route,
+        retry: &file::Retry,
+    ) -> Retry {
+        let at = format_args!("{at}.retry");
         if !(1..=10).contains(&retry.attempts) {
             self.error(
                 "retry_attempts",
                 file,
-                &format!("{at}.attempts"),
+                format_args!("{at}.attempts"),
                 format!("{} tries after the first", retry.attempts),
                 "1 to 10",
             );
@@ -115,7 +133,7 @@ impl Lowering {
             self.error(
                 "retry_on_empty",
                 file,
-                &format!("{at}.on"),
+                format_args!("{at}.on"),
                 "nothing is retried",
                 "`connect`, `timeout` or statuses",
             );
@@ -126,7 +144,7 @@ impl Lowering {
             self.error(
                 "retry_unsafe",
                 file,
-                &format!("{at}.on"),
+                format_args!("{at}.on"),
                 text,
                 "`on: [connect]`, or `effects: safe` or `idempotent`",
             );
@@ -138,13 +156,19 @@ impl Lowering {
         }
     }
 
-    fn fallback(&mut self, file: usize, at: &str, raw: &file::Route, fallback: &file::Fallback) -> Fallback {
-        let at = format!("{at}.fallback");
+    fn fallback(
+        &mut self,
+        file: usize,
+        at: fmt::Arguments<'_>,
+        raw: &file::Route,
+        fallback: &file::Fallback,
+    ) -> Fallback {
+        let at = format_args!("{at}.fallback");
         if fallback.to != Side::Legacy {
             self.error(
                 "fallback_to",
                 file,
-                &format!("{at}.to"),
+                format_args!("{at}.to"),
                 "the way back leads to legacy",
                 "`to: legacy`",
             );
@@ -153,7 +177,7 @@ impl Lowering {
             self.error(
                 "fallback_without_legacy",
                 file,
-                &at,
+                at,
                 "there is no legacy side to fall back to",
                 "a `legacy` backend and a stage before retired",
             );
@@ -162,7 +186,7 @@ impl Lowering {
             self.error(
                 "fallback_on_empty",
                 file,
-                &format!("{at}.on"),
+                format_args!("{at}.on"),
                 "nothing leads to the fallback",
                 "`connect`, `timeout` or statuses",
             );
@@ -173,18 +197,18 @@ impl Lowering {
     fn rewrite(
         &mut self,
         file: usize,
-        at: &str,
+        at: fmt::Arguments<'_>,
         raw: &file::Route,
         patterns: &[&PathPattern],
     ) -> [Option<Rewrite>; 2] {
         let Some(rewrite) = raw.rewrite.as_deref() else { return [None, None] };
-        let at = format!("{at}.rewrite");
-        let path = self.path_rewrite(file, &at, rewrite.path.as_deref(), rewrite.prefix.as_deref(), patterns);
+        let at = format_args!("{at}.rewrite");
+        let path = self.path_rewrite(file, at, rewrite.path.as_deref(), rewrite.prefix.as_deref(), patterns);
         for (field, host) in [("host", &rewrite.host), ("cookie_domain", &rewrite.cookie_domain)] {
             let bare = host.as_deref().map(|host| host.trim_start_matches('.'));
             if bare.is_some_and(|host| !matches!(HostPattern::parse(host), Ok(HostPattern::Exact(_)))) {
                 let text = format!("`{}` is not a host name", bare.unwrap_or_default());
-                self.error("host_invalid", file, &format!("{at}.{field}"), text, "a name without a port");
+                self.error("host_invalid", file, format_args!("{at}.{field}"), text, "a name without a port");
             }
         }
         let compiled = Rewrite {
@@ -203,7 +227,7 @@ impl Lowering {
     pub(super) fn path_rewrite(
         &mut self,
         file: usize,
-        at: &str,
+        at: fmt::Arguments<'_>,
         path: Option<&str>,
         prefix: Option<&str>,
         patterns: &[&PathPattern],
@@ -214,7 +238,7 @@ impl Lowering {
                 self.error(
                     "rewrite_twice",
                     file,
-                    &format!("{at}.prefix"),
+                    format_args!("{at}.prefix"),
                     "`path` and `prefix` both say what the path becomes",
                     "one of them",
                 );
@@ -223,7 +247,7 @@ impl Lowering {
             (Some(path), None) => ("path", path),
             (None, Some(prefix)) => ("prefix", prefix),
         };
-        let place = format!("{at}.{field}");
+        let place = format_args!("{at}.{field}");
         let bare: String = text.chars().filter(|c| !matches!(c, '{' | '}' | '*')).collect();
         if !text.starts_with('/')
             || !read_path(&bare.replace("//", "/_/")).is_ok_and(|read| read.strict_fault.is_none())
@@ -231,7 +255,7 @@ impl Lowering {
             self.error(
                 "rewrite_path",
                 file,
-                &place,
+                place,
                 format!("`{text}` is not a path every server reads alike"),
                 "a plain path starting with a slash",
             );
@@ -242,7 +266,7 @@ impl Lowering {
                 self.error(
                     "rewrite_prefix_regex",
                     file,
-                    &place,
+                    place,
                     "a regex has no literal start that could be replaced",
                     "`path`, or a match by `prefix`",
                 );
@@ -252,12 +276,12 @@ impl Lowering {
         }
         PathRewrite::template(text, patterns)
             .map_err(|problem| {
-                self.error("rewrite_name_unknown", file, &place, problem, "names that the match gives")
+                self.error("rewrite_name_unknown", file, place, problem, "names that the match gives")
             })
             .ok()
     }
 
-    pub(super) fn header_value(&mut self, file: usize, path: &str, value: &str) -> HeaderValue {
+    pub(super) fn header_value(&mut self, file: usize, path: fmt::Arguments<'_>, value: &str) -> HeaderValue {
         HeaderValue::from_str(value).unwrap_or_else(|_| {
             self.error(
                 "header_value",
@@ -273,20 +297,20 @@ impl Lowering {
     pub(super) fn pairs(
         &mut self,
         file: usize,
-        at: &str,
+        at: fmt::Arguments<'_>,
         map: &crate::forms::UniqueMap<String>,
     ) -> Vec<(HeaderName, HeaderValue)> {
         let mut pairs = Vec::new();
         for (name, value) in map.iter() {
-            let path = format!("{at}.{name}");
-            let value = self.header_value(file, &path, value);
-            pairs.extend(self.editable(file, &format!("{path}@key"), name).map(|name| (name, value)));
+            let path = format_args!("{at}.{name}");
+            let value = self.header_value(file, path, value);
+            pairs.extend(self.editable(file, format_args!("{path}@key"), name).map(|name| (name, value)));
         }
         pairs
     }
 
     /// Headers that frame the message or belong to the hop are the proxy's own; editing them would break the connection.
-    fn editable(&mut self, file: usize, path: &str, name: &str) -> Option<HeaderName> {
+    fn editable(&mut self, file: usize, path: fmt::Arguments<'_>, name: &str) -> Option<HeaderName> {
         const OURS: [&str; 9] = [
             "connection",
             "content-length",
@@ -312,12 +336,12 @@ impl Lowering {
         Some(parsed)
     }
 
-    fn edits(&mut self, file: usize, at: &str, raw: &file::HeaderEdits) -> HeaderEdits {
-        let set = self.pairs(file, &format!("{at}.set"), &raw.set);
-        let add = self.pairs(file, &format!("{at}.add"), &raw.add);
+    fn edits(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::HeaderEdits) -> HeaderEdits {
+        let set = self.pairs(file, format_args!("{at}.set"), &raw.set);
+        let add = self.pairs(file, format_args!("{at}.add"), &raw.add);
         let remove = raw.remove.iter().enumerate();
         let remove = remove
-            .filter_map(|(number, name)| self.editable(file, &format!("{at}.remove[{number}]"), name))
+            .filter_map(|(number, name)| self.editable(file, format_args!("{at}.remove[{number}]"), name))
             .collect();
         HeaderEdits { remove, set, add }
     }

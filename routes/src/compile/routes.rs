@@ -12,43 +12,44 @@ use crate::problem::{Place, Problem};
 use crate::table::{Action, Route, Stage};
 use crate::values::ValueMatch;
 use http::{HeaderName, Method};
+use std::fmt;
 
 impl Lowering {
     pub(super) fn route(&mut self, file: usize, position: usize, raw: &file::Route) {
         let before = self.problems.len();
-        let at = format!("routes[{position}]");
-        let matches = self.matches(file, &at, raw);
+        let at = format_args!("routes[{position}]");
+        let matches = self.matches(file, at, raw);
         let patterns: Vec<&PathPattern> = matches.iter().map(|matcher| &matcher.path).collect();
-        let action = self.action(file, &at, raw, &patterns);
+        let action = self.action(file, at, raw, &patterns);
         let backends = [
-            self.backend_of(file, &format!("{at}.legacy"), raw.legacy.as_deref()),
-            self.backend_of(file, &format!("{at}.serverless"), raw.serverless.as_deref()),
+            self.backend_of(file, format_args!("{at}.legacy"), raw.legacy.as_deref()),
+            self.backend_of(file, format_args!("{at}.serverless"), raw.serverless.as_deref()),
         ];
-        let stage = self.stage(file, &at, raw, &action);
+        let stage = self.stage(file, at, raw, &action);
         let cohort = match raw.cohort.as_deref() {
             None => self.own_cohort(&raw.id),
             Some(name) => self.cohort_ids.get(name).copied().unwrap_or_else(|| {
                 self.error(
                     "cohort_unknown",
                     file,
-                    &format!("{at}.cohort"),
+                    format_args!("{at}.cohort"),
                     format!("no cohort is called `{name}`"),
                     "a name under `cohorts`",
                 );
                 0
             }),
         };
-        let group = raw.group.as_deref().map(|name| self.group(file, &at, name));
-        self.shadow(file, &at, raw);
-        self.ramp(file, &at, raw);
-        let policy = self.policy(file, &at, raw, &patterns);
+        let group = raw.group.as_deref().map(|name| self.group(file, at, name));
+        self.shadow(file, at, raw);
+        self.ramp(file, at, raw);
+        let policy = self.policy(file, at, raw, &patterns);
         for (number, id) in raw.after.iter().enumerate() {
             if !self.route_ids.contains_key(id) || *id == raw.id {
                 let text = format!("`{id}` is not another route");
                 self.error(
                     "after_unknown",
                     file,
-                    &format!("{at}.after[{number}]"),
+                    format_args!("{at}.after[{number}]"),
                     text,
                     "the id of a route that must go first",
                 );
@@ -72,8 +73,8 @@ impl Lowering {
         });
     }
 
-    fn group(&mut self, file: usize, at: &str, name: &str) -> u16 {
-        self.name("group", file, &format!("{at}.group"), name);
+    fn group(&mut self, file: usize, at: fmt::Arguments<'_>, name: &str) -> u16 {
+        self.name("group", file, format_args!("{at}.group"), name);
         let known = self.groups.iter().position(|group| **group == *name);
         known.unwrap_or_else(|| {
             self.groups.push(name.into());
@@ -81,7 +82,7 @@ impl Lowering {
         }) as u16
     }
 
-    fn backend_of(&mut self, file: usize, path: &str, name: Option<&str>) -> Option<u32> {
+    fn backend_of(&mut self, file: usize, path: fmt::Arguments<'_>, name: Option<&str>) -> Option<u32> {
         let name = name?;
         let known = self.backend_ids.get(name).copied();
         if known.is_none() {
@@ -96,12 +97,12 @@ impl Lowering {
         known
     }
 
-    fn matches(&mut self, file: usize, at: &str, raw: &file::Route) -> Vec<Matcher> {
+    fn matches(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Route) -> Vec<Matcher> {
         if raw.matches.items.is_empty() {
             self.error(
                 "match_empty",
                 file,
-                &format!("{at}.match"),
+                format_args!("{at}.match"),
                 "the list of matches is empty",
                 "at least one match",
             );
@@ -110,30 +111,30 @@ impl Lowering {
             self.error(
                 "match_many",
                 file,
-                &format!("{at}.match"),
+                format_args!("{at}.match"),
                 "more than 65535 matches in one route",
                 "several routes",
             );
             return Vec::new();
         }
-        let spelled =
-            |number| if raw.matches.listed { format!("{at}.match[{number}]") } else { format!("{at}.match") };
-        raw.matches
-            .items
-            .iter()
-            .enumerate()
-            .map(|(number, item)| self.matcher(file, &spelled(number), item))
-            .collect()
+        let each = raw.matches.items.iter();
+        if raw.matches.listed {
+            each.enumerate()
+                .map(|(number, item)| self.matcher(file, format_args!("{at}.match[{number}]"), item))
+                .collect()
+        } else {
+            each.map(|item| self.matcher(file, format_args!("{at}.match"), item)).collect()
+        }
     }
 
-    fn matcher(&mut self, file: usize, at: &str, raw: &file::Match) -> Matcher {
+    fn matcher(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Match) -> Matcher {
         let host = match raw.host.as_deref() {
             None | Some("*") => HostPattern::Any,
             Some(text) => HostPattern::parse(text).unwrap_or_else(|problem| {
                 self.error(
                     "host_invalid",
                     file,
-                    &format!("{at}.host"),
+                    format_args!("{at}.host"),
                     problem,
                     "`shop.example.com` or `*.example.com`",
                 );
@@ -146,19 +147,19 @@ impl Lowering {
             self.error(
                 "methods_empty",
                 file,
-                &format!("{at}.methods"),
+                format_args!("{at}.methods"),
                 "no method is listed, so nothing matches",
                 "methods, or no `methods` for all of them",
             );
         }
         for (number, text) in raw.methods.iter().flatten().enumerate() {
-            let path = format!("{at}.methods[{number}]");
+            let path = format_args!("{at}.methods[{number}]");
             match Method::from_bytes(text.as_bytes()) {
                 Ok(method) if methods.contains(&method) => {
                     self.error(
                         "method_duplicate",
                         file,
-                        &path,
+                        path,
                         format!("`{text}` stands twice"),
                         "each method once",
                     );
@@ -167,7 +168,7 @@ impl Lowering {
                 _ => self.error(
                     "method_invalid",
                     file,
-                    &path,
+                    path,
                     format!("`{text}` is not a method"),
                     "upper case, such as `GET`",
                 ),
@@ -175,22 +176,22 @@ impl Lowering {
         }
         let mut headers: Vec<(HeaderName, ValuePattern)> = Vec::new();
         for (name, value) in raw.headers.iter() {
-            let path = format!("{at}.headers.{name}");
-            let Some(parsed) = self.header_name(file, &format!("{path}@key"), name) else { continue };
+            let path = format_args!("{at}.headers.{name}");
+            let Some(parsed) = self.header_name(file, format_args!("{path}@key"), name) else { continue };
             if headers.iter().any(|(other, _)| *other == parsed) {
                 self.error(
                     "header_duplicate",
                     file,
-                    &format!("{path}@key"),
+                    format_args!("{path}@key"),
                     format!("`{name}` stands twice but for its case"),
                     "each header once",
                 );
             }
-            headers.extend(self.value(file, &path, value).map(|value| (parsed, value)));
+            headers.extend(self.value(file, path, value).map(|value| (parsed, value)));
         }
         let mut named = |field: &str, map: &crate::forms::UniqueMap<ValueMatch>| {
             let entries = map.iter().filter_map(|(name, value)| {
-                self.value(file, &format!("{at}.{field}.{name}"), value).map(|value| (name.into(), value))
+                self.value(file, format_args!("{at}.{field}.{name}"), value).map(|value| (name.into(), value))
             });
             entries.collect::<Vec<(Box<str>, ValuePattern)>>()
         };
@@ -200,7 +201,7 @@ impl Lowering {
         Matcher { host, path, conditions: Conditions { methods, headers, query, cookies, listener } }
     }
 
-    fn value(&mut self, file: usize, path: &str, raw: &ValueMatch) -> Option<ValuePattern> {
+    fn value(&mut self, file: usize, path: fmt::Arguments<'_>, raw: &ValueMatch) -> Option<ValuePattern> {
         ValuePattern::compile(raw)
             .map_err(|problem| {
                 self.error(
@@ -214,7 +215,12 @@ impl Lowering {
             .ok()
     }
 
-    pub(super) fn header_name(&mut self, file: usize, path: &str, name: &str) -> Option<HeaderName> {
+    pub(super) fn header_name(
+        &mut self,
+        file: usize,
+        path: fmt::Arguments<'_>,
+        name: &str,
+    ) -> Option<HeaderName> {
         let parsed = HeaderName::from_bytes(name.as_bytes()).ok();
         if parsed.is_none() {
             self.error(
@@ -228,7 +234,7 @@ impl Lowering {
         parsed
     }
 
-    fn path_pattern(&mut self, file: usize, at: &str, raw: &file::Match) -> PathPattern {
+    fn path_pattern(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Match) -> PathPattern {
         let everything = PathPattern::Prefix("".into());
         let given = [("path", &raw.path), ("prefix", &raw.prefix), ("regex", &raw.regex)];
         let mut given =
@@ -238,7 +244,7 @@ impl Lowering {
             self.error(
                 "path_twice",
                 file,
-                &format!("{at}.{field}"),
+                format_args!("{at}.{field}"),
                 "a match has one of `path`, `prefix` and `regex`",
                 "one of them; a list of matches is OR",
             );
@@ -248,23 +254,23 @@ impl Lowering {
             self.error(
                 "priority_without_regex",
                 file,
-                &format!("{at}.priority"),
+                format_args!("{at}.priority"),
                 "a priority orders regexes only",
                 "no `priority`; other paths are ordered by how specific they are",
             );
         }
         let Some((field, text)) = first else { return everything };
-        let place = format!("{at}.{field}");
+        let place = format_args!("{at}.{field}");
         if field == "regex" {
             return self.regex_pattern(file, at, text, raw.priority).unwrap_or(everything);
         }
-        let Some(text) = self.literal_path(file, &place, text) else { return everything };
+        let Some(text) = self.literal_path(file, place, text) else { return everything };
         if field == "prefix" {
             if text.contains(['{', '}']) {
                 self.error(
                     "prefix_template",
                     file,
-                    &place,
+                    place,
                     "a prefix cannot hold names",
                     "`path` with `{rest*}` as its last segment",
                 );
@@ -275,7 +281,7 @@ impl Lowering {
             self.error(
                 "path_template",
                 file,
-                &place,
+                place,
                 problem,
                 "segments of text, `{name}`, and `{rest*}` at the end",
             );
@@ -286,16 +292,16 @@ impl Lowering {
     fn regex_pattern(
         &mut self,
         file: usize,
-        at: &str,
+        at: fmt::Arguments<'_>,
         text: &str,
         priority: Option<i32>,
     ) -> Option<PathPattern> {
-        let place = format!("{at}.regex");
+        let place = format_args!("{at}.regex");
         if priority.is_none() {
             self.error(
                 "regex_priority",
                 file,
-                &place,
+                place,
                 "a regex needs a `priority`",
                 "a whole number; higher is tried first",
             );
@@ -306,7 +312,7 @@ impl Lowering {
                 self.error(
                     "regex_invalid",
                     file,
-                    &place,
+                    place,
                     problem,
                     "a regular expression without look-around or back-references",
                 );
@@ -316,7 +322,7 @@ impl Lowering {
     }
 
     /// A pattern's path must itself be one that every server reads alike; it is brought into matching form.
-    fn literal_path(&mut self, file: usize, place: &str, text: &str) -> Option<String> {
+    fn literal_path(&mut self, file: usize, place: fmt::Arguments<'_>, text: &str) -> Option<String> {
         if text.is_empty() {
             self.error("path_empty", file, place, "path is empty", "\"/\" or longer");
             return None;
@@ -343,14 +349,15 @@ impl Lowering {
         read_path(text).ok().map(|read| read.text.into_owned())
     }
 
-    fn stage(&mut self, file: usize, at: &str, raw: &file::Route, action: &Action) -> Stage {
-        let place = if raw.stage.is_some() { format!("{at}.stage") } else { format!("{at}.id") };
+    fn stage(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Route, action: &Action) -> Stage {
+        let field = if raw.stage.is_some() { "stage" } else { "id" };
+        let place = format_args!("{at}.{field}");
         if !matches!(action, Action::Forward) {
             if raw.stage.is_some() {
                 self.error(
                     "stage_without_backend",
                     file,
-                    &place,
+                    place,
                     "a route that redirects or responds has no stage",
                     "no `stage`",
                 );
@@ -370,7 +377,7 @@ impl Lowering {
                 self.error(
                     "stage_backend_missing",
                     file,
-                    &place,
+                    place,
                     format!("this stage needs a `{side}` backend"),
                     &format!("`{side}: <backend>`"),
                 );
@@ -380,7 +387,7 @@ impl Lowering {
             self.error(
                 "ramp_missing",
                 file,
-                &place,
+                place,
                 "stage ramp has no steps to take",
                 "a `ramp` with `steps`",
             );
@@ -389,7 +396,7 @@ impl Lowering {
             self.error(
                 "share_without_canary",
                 file,
-                &format!("{at}.share"),
+                format_args!("{at}.share"),
                 "a share is fixed by hand in stage canary only",
                 "`stage: canary`, or no `share`",
             );
@@ -402,7 +409,7 @@ impl Lowering {
                     self.error(
                         "share_missing",
                         file,
-                        &place,
+                        place,
                         "stage canary does not say how many",
                         "`share`, such as `share: 5%`",
                     );
@@ -417,7 +424,7 @@ impl Lowering {
     }
 
     /// Law 7: what is not safe is shadowed only when the route says how.
-    fn shadow(&mut self, file: usize, at: &str, raw: &file::Route) {
+    fn shadow(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Route) {
         let Some(shadow) = &raw.shadow else { return };
         let safe = |item: &file::Match| {
             item.methods
@@ -432,20 +439,20 @@ impl Lowering {
             self.error(
                 "shadow_policy_missing",
                 file,
-                &format!("{at}.shadow"),
+                format_args!("{at}.shadow"),
                 text,
                 "`policy`: off, sandbox or verify_after_write; or `effects: safe`",
             );
         }
     }
 
-    fn ramp(&mut self, file: usize, at: &str, raw: &file::Route) {
+    fn ramp(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Route) {
         let Some(ramp) = &raw.ramp else { return };
         if ramp.steps.is_empty() {
             self.error(
                 "steps_empty",
                 file,
-                &format!("{at}.ramp.steps"),
+                format_args!("{at}.ramp.steps"),
                 "a ramp without steps goes nowhere",
                 "rising percents, such as [1%, 10%, 100%]",
             );
@@ -456,7 +463,7 @@ impl Lowering {
                 self.error(
                     "steps_not_rising",
                     file,
-                    &format!("{at}.ramp.steps[{}]", number + 1),
+                    format_args!("{at}.ramp.steps[{}]", number + 1),
                     text,
                     "steps that rise",
                 );
@@ -466,7 +473,7 @@ impl Lowering {
             self.error(
                 "steps_not_rising",
                 file,
-                &format!("{at}.ramp.steps[0]"),
+                format_args!("{at}.ramp.steps[0]"),
                 "the first step moves nobody",
                 "a percent above 0",
             );
