@@ -67,7 +67,8 @@ pub struct Context {
 
 impl Context {
     pub fn new(live: Option<Arc<Live>>, in_flight: InFlight) -> Context {
-        let client = Client { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), trusted: false, https: false };
+        let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+        let client = Client { peer: nobody, address: nobody, trusted: false, https: false };
         Context {
             live,
             started: Instant::now(),

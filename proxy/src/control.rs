@@ -99,7 +99,8 @@ impl ControlLoop {
     /// Runs until the process ends. The first reload has been done by the caller.
     pub async fn run(mut self) {
         let (events, mut changes) = mpsc::unbounded_channel();
-        let _watchers = self.watchers(&events);
+        let mut watched = self.directories();
+        let mut _watchers = self.watchers(&events);
         let mut seen = fingerprint(&self.rules_dir);
         let mut pending: Option<(Instant, Instant)> = None;
         let mut poll = tokio::time::interval(POLL);
@@ -117,6 +118,11 @@ impl ControlLoop {
                 }
                 _ = poll.tick() => {
                     self.live.bury();
+                    // A directory that was replaced is another one for the kernel.
+                    if self.directories() != watched {
+                        watched = self.directories();
+                        _watchers = self.watchers(&events);
+                    }
                     self.reloader.look_at_kills();
                     if pending.is_none() && fingerprint(&self.rules_dir) != seen {
                         pending = Some(postpone(None, QUIET_DONE));
@@ -150,6 +156,13 @@ impl ControlLoop {
             }
             tokio::time::sleep(QUIET_DONE).await;
         }
+    }
+
+    /// Which directories the two paths mean now.
+    fn directories(&self) -> [Option<(u64, u64)>; 2] {
+        use std::os::unix::fs::MetadataExt;
+        let identity = |path: &Path| path.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+        [identity(&self.rules_dir), identity(&self.state_dir)]
     }
 
     /// TERM: not ready from now on; the listeners close after the delay.

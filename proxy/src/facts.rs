@@ -16,6 +16,8 @@ pub const X_FORWARDED_HOST: &str = "x-forwarded-host";
 /// Who really asked, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Client {
+    /// Whoever the connection is with: the client itself, or a proxy of ours.
+    pub peer: IpAddr,
     pub address: IpAddr,
     /// The peer itself is trusted to say for whom it asks.
     pub trusted: bool,
@@ -28,7 +30,7 @@ impl Client {
         let ours = |address: &IpAddr| trusted_proxies.iter().any(|network| network.contains(address));
         let peer = peer.to_canonical();
         if !ours(&peer) {
-            return Client { address: peer, trusted: false, https: tls };
+            return Client { peer, address: peer, trusted: false, https: tls };
         }
         let mut address = peer;
         let lines = headers.get_all(X_FORWARDED_FOR).iter().rev().filter_map(|line| line.to_str().ok());
@@ -42,6 +44,7 @@ impl Client {
         }
         let proto = headers.get(X_FORWARDED_PROTO).map(HeaderValue::as_bytes);
         Client {
+            peer,
             address,
             trusted: true,
             https: proto.map_or(tls, |proto| proto.eq_ignore_ascii_case(b"https")),

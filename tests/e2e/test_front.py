@@ -197,15 +197,15 @@ def test_no_route_and_no_default_is_404(start):
 
 
 def test_limits_are_413_431_and_a_missing_host_is_400(start):
-    a = lease_port()
-    start(Nginx, ECHO.format(a=a, b=lease_port()), a=a)
-    rules = f'version: 1\ndefaults: {{legacy: b}}\nbackends: {{b: {{urls: ["http://127.0.0.1:{a}"]}}}}\n'
+    # A backend that reads the body before it answers; one that answers early is passed on as it is.
+    airline = start(Airline)
+    rules = f'version: 1\ndefaults: {{legacy: b}}\nbackends: {{b: {{urls: ["http://127.0.0.1:{airline.legacy}"]}}}}\n'
     settings = "version: 1\nlimits: {body: 64KiB, headers: 20, header_bytes: 4KiB}\n"
     banyan = start(Banyan, rules, settings=settings)
     big = banyan.folder / "big"
     big.write_bytes(b"x" * 100_000)
-    assert curl("--data-binary", f"@{big}", banyan.url + "/")[0] == 413
-    assert curl("--data-binary", f"@{big}", "-H", "Transfer-Encoding: chunked", banyan.url + "/")[0] == 413
+    assert curl("--data-binary", f"@{big}", banyan.url + "/upload")[0] == 413
+    assert curl("--data-binary", f"@{big}", "-H", "Transfer-Encoding: chunked", banyan.url + "/upload")[0] == 413
     assert curl(*[arg for n in range(30) for arg in ("-H", f"X-{n}: 1")], banyan.url + "/")[0] == 431
     assert curl("-H", "X-Long: " + "x" * 5000, banyan.url + "/")[0] == 431
     with socket.create_connection(("127.0.0.1", banyan.port), timeout=10) as s:
@@ -270,3 +270,16 @@ def test_signed_overrides_force_a_side_and_others_are_counted(start):
         assert banyan.metric("banyan_overrides_refused_total") == 3
     finally:
         banyan.stop()
+
+
+def test_trusted_proxies_are_believed_and_added_to(start):
+    airline = start(Airline)
+    rules = f'version: 1\ndefaults: {{legacy: l}}\nbackends: {{l: {{urls: ["http://127.0.0.1:{airline.legacy}"]}}}}\n'
+    banyan = start(Banyan, rules, settings="version: 1\ntrusted_proxies: [127.0.0.0/8]\n")
+    given = ["-H", "X-Forwarded-For: 6.6.6.6, 203.0.113.9", "-H", "X-Forwarded-Proto: https", "-H", "X-Forwarded-Host: shop.example.com"]
+    seen = dict(json.loads(curl(*given, "-H", "Cookie: a=1", "-H", "Cookie: b=2", banyan.url + "/whoami")[2])["headers"])
+    assert seen["x-forwarded-for"] == "6.6.6.6, 203.0.113.9, 127.0.0.1"
+    assert seen["x-forwarded-proto"] == "https" and seen["x-forwarded-host"] == "shop.example.com"
+    assert seen["cookie"] == "a=1; b=2"
+    line = banyan.log_lines(1)[0]
+    assert line["client.address"] == "203.0.113.9" and line["url.scheme"] == "https"

@@ -188,6 +188,18 @@ class BanyanAt(Banyan):
         super().__init__(folder, {}, settings=settings)
 
 
+def test_a_directory_that_is_replaced_is_watched_again(start):
+    banyan = start(Banyan, simple(0, "one"))
+    beside = banyan.folder / "beside"
+    beside.mkdir()
+    (beside / "rules.yaml").write_text(simple(0, "two"))
+    banyan.rules.rename(banyan.folder / "old")
+    beside.rename(banyan.rules)
+    serves(banyan, "two")
+    banyan.write_rules(simple(0, "three"))
+    serves(banyan, "three")
+
+
 def test_hup_and_the_admin_api_reload(start):
     banyan = start(Banyan, simple(0, "one"))
     assert banyan.cli("reload").returncode == 0

@@ -22,6 +22,7 @@ const HOST: HeaderName = HeaderName::from_static(X_FORWARDED_HOST);
 pub fn run(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     target(request, ctx)?;
     host(request, ctx)?;
+    one_cookie_line(request)?;
     forwarded(request, ctx)?;
     request.remove_header(OVERRIDE_HEADER);
     request.remove_header(&SHADOW);
@@ -70,19 +71,31 @@ fn host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     request.insert_header(header::HOST, host)
 }
 
+/// HTTP/2 clients may send a cookie line in pieces; for HTTP/1.1 they are one line (RFC 9113 section 8.2.3).
+fn one_cookie_line(request: &mut RequestHeader) -> Result<()> {
+    if request.headers.get_all(header::COOKIE).iter().nth(1).is_none() {
+        return Ok(());
+    }
+    let lines: Vec<&[u8]> =
+        request.headers.get_all(header::COOKIE).iter().map(HeaderValue::as_bytes).collect();
+    let joined =
+        HeaderValue::from_bytes(&lines.join(&b"; "[..])).or_err(ErrorType::InvalidHTTPHeader, "cookies")?;
+    request.insert_header(header::COOKIE, joined)
+}
+
 /// Who asked, for whom, by which way. What a stranger claims is replaced, what our own proxies say is added to.
 fn forwarded(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     let value =
         |text: String| HeaderValue::from_str(&text).or_err(ErrorType::InvalidHTTPHeader, "forwarding header");
-    let client = ctx.client.address.to_string();
+    let peer = ctx.client.peer.to_string();
     if ctx.client.trusted {
-        let earlier: Vec<&str> =
-            request.headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok()).collect();
-        let chain = if earlier.is_empty() { client } else { earlier.join(", ") };
+        let earlier = request.headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok());
+        let chain: Vec<&str> = earlier.chain([peer.as_str()]).collect();
+        let chain = chain.join(", ");
         request.insert_header(FOR, value(chain)?)?;
     } else {
         request.remove_header(&FORWARDED);
-        request.insert_header(FOR, value(client)?)?;
+        request.insert_header(FOR, value(peer)?)?;
     }
     if !ctx.client.trusted || !request.headers.contains_key(PROTO) {
         request.insert_header(PROTO, HeaderValue::from_static(ctx.client.scheme()))?;
