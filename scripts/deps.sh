@@ -8,9 +8,9 @@ cd "$(dirname "$0")/.."
 what=${1:-build}
 
 # command -> Debian package
-need=(cmake:cmake cc:gcc make:make)
+need=(cmake:cmake cc:build-essential make:build-essential)
 if [ "$what" != build ]; then
-  need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3-venv unshare:util-linux pgrep:procps)
+  need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3 unshare:util-linux pgrep:procps)
 fi
 if [ "$what" = bench ]; then
   need+=(haproxy:haproxy valgrind:valgrind)
@@ -20,6 +20,9 @@ missing=()
 for pair in "${need[@]}"; do
   command -v "${pair%%:*}" >/dev/null 2>&1 || missing+=("${pair##*:}")
 done
+if [ "$what" != build ] && ! python3 -c 'import ensurepip, venv' 2>/dev/null; then
+  missing+=(python3-venv)
+fi
 if [ ${#missing[@]} -gt 0 ]; then
   if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then
     echo "missing: ${missing[*]} (Debian package names). Install them, or run as root on Debian." >&2

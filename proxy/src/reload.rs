@@ -26,6 +26,7 @@ use std::time::{Instant, SystemTime, UNIX_EPOCH};
 /// What came of one reload.
 #[derive(Clone, Debug, Serialize)]
 pub struct Outcome {
+    pub version: u32,
     pub accepted: bool,
     /// The revision that serves now, new or old.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -96,7 +97,7 @@ impl Reloader {
         let seconds = started.elapsed().as_secs_f64();
         self.count(accepted, seconds);
         let revision = self.serving.as_ref().map(|serving| serving.table.revision.to_string());
-        let outcome = Outcome { accepted, revision, changed, problems, seconds };
+        let outcome = Outcome { version: 1, accepted, revision, changed, problems, seconds };
         log(&outcome);
         (outcome, sources)
     }

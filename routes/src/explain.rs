@@ -177,7 +177,8 @@ fn redact(source: &KeySource, value: &[u8]) -> String {
     match source {
         KeySource::ClientIp | KeySource::Query(_) => format!("\"{text}\""),
         KeySource::Cookie(_) | KeySource::Header(_) | KeySource::Jwt(_) | KeySource::OwnCookie => {
-            let head: String = text.chars().take(2).collect();
+            // Short values would be shown whole.
+            let head: String = text.chars().take(if value.len() >= 8 { 2 } else { 0 }).collect();
             format!("\"{head}...\" ({} bytes)", value.len())
         }
     }

@@ -200,7 +200,7 @@ def test_limits_are_413_431_and_a_missing_host_is_400(start):
     # A backend that reads the body before it answers; one that answers early is passed on as it is.
     airline = start(Airline)
     rules = f'version: 1\ndefaults: {{legacy: b}}\nbackends: {{b: {{urls: ["http://127.0.0.1:{airline.legacy}"]}}}}\n'
-    settings = "version: 1\nlimits: {body: 64KiB, headers: 20, header_bytes: 4KiB}\n"
+    settings = "version: 1\nlimits: {body: 64KiB, headers: 20, header_bytes: 4KiB, idle: 1s}\n"
     banyan = start(Banyan, rules, settings=settings)
     big = banyan.folder / "big"
     big.write_bytes(b"x" * 100_000)
@@ -211,6 +211,10 @@ def test_limits_are_413_431_and_a_missing_host_is_400(start):
     with socket.create_connection(("127.0.0.1", banyan.port), timeout=10) as s:
         s.sendall(b"GET / HTTP/1.1\r\n\r\n")
         assert s.recv(100).startswith(b"HTTP/1.1 400")
+    with socket.create_connection(("127.0.0.1", banyan.port), timeout=10) as s:
+        s.sendall(b"POST /upload HTTP/1.1\r\nHost: h\r\nContent-Length: 10\r\n\r\nabc")
+        answer = s.recv(1000)
+        assert answer.startswith(b"HTTP/1.1 408") and b"request timeout" in answer, answer
 
 
 def test_timeouts_are_504_and_only_replayable_requests_are_tried_again(start):

@@ -67,9 +67,8 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     if session.get_keepalive().is_some() {
         session.set_keepalive(Some(shared.settings.limits.idle.as_secs().max(1)));
     }
-    if ctx.upgrade {
-        session.set_read_timeout(None);
-    }
+    // A body that stops coming is given up like a connection that rests; a websocket may be silent.
+    session.set_read_timeout(if ctx.upgrade { None } else { Some(shared.settings.limits.idle) });
 }
 
 /// Limits on the head, before anything looks at it.

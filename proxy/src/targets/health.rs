@@ -11,6 +11,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
+use tokio::task::JoinSet;
 
 /// Checks until the backend is gone.
 pub fn start(backend: &Arc<RunningBackend>, metrics: Arc<Metrics>) {
@@ -21,15 +22,21 @@ pub fn start(backend: &Arc<RunningBackend>, metrics: Arc<Metrics>) {
 }
 
 async fn follow(backend: Weak<RunningBackend>, health: Health, metrics: Arc<Metrics>) {
-    let connector = Connector::<()>::new(None);
+    let connector = Arc::new(Connector::<()>::new(None));
     loop {
         let Some(running) = backend.upgrade() else { return };
-        for endpoint in running.endpoints().iter() {
-            let result =
-                tokio::time::timeout(health.timeout, check(&connector, &running, endpoint, &health)).await;
-            let passed = matches!(result, Ok(Ok(())));
-            judge(&running, endpoint, &health, passed);
+        // All at once: an address that hangs must not hide the others.
+        let mut checks = JoinSet::new();
+        for endpoint in running.endpoints().iter().cloned() {
+            let (connector, running, health) = (connector.clone(), running.clone(), health.clone());
+            checks.spawn(async move {
+                let result =
+                    tokio::time::timeout(health.timeout, check(&connector, &running, &endpoint, &health))
+                        .await;
+                judge(&running, &endpoint, &health, matches!(result, Ok(Ok(()))));
+            });
         }
+        while checks.join_next().await.is_some() {}
         metrics.backend_health.with_label_values(&[&*running.definition.id]).set(running.health_ratio());
         drop(running);
         tokio::time::sleep(health.interval).await;
