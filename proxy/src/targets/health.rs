@@ -27,8 +27,9 @@ async fn follow(backend: Weak<RunningBackend>, health: Health, metrics: Arc<Metr
         let Some(running) = backend.upgrade() else { return };
         // All at once: an address that hangs must not hide the others.
         let mut checks = JoinSet::new();
-        for endpoint in running.endpoints().iter().cloned() {
-            let (connector, running, health) = (connector.clone(), running.clone(), health.clone());
+        for endpoint in running.endpoints().iter() {
+            let (connector, running) = (connector.clone(), running.clone());
+            let (endpoint, health) = (endpoint.clone(), health.clone());
             checks.spawn(async move {
                 let result =
                     tokio::time::timeout(health.timeout, check(&connector, &running, &endpoint, &health))
