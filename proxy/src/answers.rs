@@ -3,7 +3,7 @@
 //! Input: a status, headers and a short text. Output: a whole response. Must not: tell a client more than the status text and
 //! the id that is also in the log.
 
-use crate::context::Context;
+use crate::context::{ATTRIBUTION, Context};
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora_error::Result;
@@ -42,12 +42,13 @@ pub async fn refuse(
     if close {
         session.set_keepalive(None);
     }
-    answer(session, status, headers, body).await
+    answer(session, ctx, status, headers, body).await
 }
 
 /// A whole response; HEAD gets its headers only.
 pub async fn answer(
     session: &mut Session,
+    ctx: &Context,
     status: u16,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
@@ -55,6 +56,9 @@ pub async fn answer(
     let mut response = ResponseHeader::build(status, Some(headers.len() + 2))?;
     for (name, value) in headers {
         response.append_header(name, value)?;
+    }
+    if let Some(value) = ctx.attribution() {
+        response.insert_header(ATTRIBUTION, value)?;
     }
     let bodyless = matches!(status, 204 | 304);
     if !bodyless {

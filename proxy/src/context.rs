@@ -10,10 +10,14 @@ use crate::trace::Trace;
 use banyan_routes::decide::Decision;
 use banyan_routes::rewrite::Rewrite;
 use banyan_routes::table::{Found, Route};
+use http::{HeaderName, HeaderValue};
 use pingora_prometheus::prometheus::IntGauge;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+/// The header that says who answered and why.
+pub const ATTRIBUTION: HeaderName = HeaderName::from_static("x-banyan");
 
 /// Counted while it lives: requests that end in a dropped future are counted down as well.
 pub struct InFlight(IntGauge);
@@ -39,6 +43,8 @@ pub struct Sent {
 }
 
 pub struct Context {
+    /// Whether answers carry the attribution header.
+    attributed: bool,
     pub live: Option<Arc<Live>>,
     pub started: Instant,
     pub trace: Trace,
@@ -66,10 +72,11 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(live: Option<Arc<Live>>, in_flight: InFlight) -> Context {
+    pub fn new(live: Option<Arc<Live>>, in_flight: InFlight, attributed: bool) -> Context {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let client = Client { peer: nobody, address: nobody, trusted: false, https: false };
         Context {
+            attributed,
             live,
             started: Instant::now(),
             trace: Trace::begin(None),
@@ -99,6 +106,16 @@ impl Context {
 
     pub fn runtime(&self) -> Option<&RouteRuntime> {
         self.live.as_ref()?.serving.routes.get(self.found.as_ref()?.route as usize).map(Arc::as_ref)
+    }
+
+    /// `route=..., side=..., reason=..., revision=...`, when it is switched on and a route was found.
+    pub fn attribution(&self) -> Option<HeaderValue> {
+        let route = self.route().filter(|_| self.attributed)?;
+        let decision = self.decision.as_ref();
+        let (side, reason) = decision.map_or(("none", "none"), |it| (it.side.as_str(), it.reason.as_str()));
+        let revision = self.live.as_ref()?.serving.table.revision.as_str();
+        let text = ["route=", &route.id, ", side=", side, ", reason=", reason, ", revision=", revision];
+        HeaderValue::from_str(&text.concat()).ok()
     }
 
     /// The rewrite of the side that was chosen.

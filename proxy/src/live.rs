@@ -11,7 +11,6 @@ use banyan_routes::compile::ReadFile;
 use banyan_routes::decide::Conditions;
 use banyan_routes::ids::Side;
 use banyan_routes::table::{Route, RouteTable};
-use http::HeaderValue;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -23,7 +22,6 @@ pub struct Serving {
     pub backends: Vec<Arc<RunningBackend>>,
     /// In the order of `table.routes`.
     pub routes: Vec<Arc<RouteRuntime>>,
-    pub revision: HeaderValue,
 }
 
 /// What a route needs while it runs.

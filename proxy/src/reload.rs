@@ -17,7 +17,6 @@ use banyan_routes::read::ReadCache;
 use banyan_routes::rule_tests::compile_and_test;
 use banyan_routes::support::unsupported;
 use banyan_routes::table::{RouteTable, Stage};
-use http::HeaderValue;
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -122,8 +121,7 @@ impl Reloader {
         }
         let backends = self.backends(&table).await?;
         let routes = self.runtimes(&table);
-        let revision = HeaderValue::from_str(table.revision.as_str()).unwrap_or(HeaderValue::from_static(""));
-        Ok((Some(Arc::new(Serving { table, files, backends, routes, revision })), warnings))
+        Ok((Some(Arc::new(Serving { table, files, backends, routes })), warnings))
     }
 
     /// Reads what changed; a file with the same text keeps its parsed form.

@@ -22,7 +22,8 @@ impl ProxyHttp for Service {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        Context::new(self.0.live.load(), InFlight::new(&self.0.metrics.inflight))
+        let in_flight = InFlight::new(&self.0.metrics.inflight);
+        Context::new(self.0.live.load(), in_flight, self.0.settings.attribution_header)
     }
 
     /// No compression of our own: the default module would be asked for every body chunk.

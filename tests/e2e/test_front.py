@@ -184,6 +184,8 @@ def test_kill_switches_by_file_at_three_levels(front):
         wait_for("the kill", lambda: reason() == "kill", seconds=3)
         (front.state / name).unlink()
         wait_for("the end of the kill", lambda: reason() == "allow", seconds=3)
+    assert attribution(curl(front.url + "/dead/x")[1])["route"] == "dead", "errors are attributed as well"
+    assert attribution(curl(front.url + "/beta/x")[1])["side"] == "none"
     (front.state / "KILL.gone").touch()
     wait_for("503 where there is no way back", lambda: curl(front.url + "/gone/x")[0] == 503, seconds=3)
     assert b"killed without legacy" in curl(front.url + "/gone/x")[2]

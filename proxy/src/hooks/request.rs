@@ -36,7 +36,7 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
             Next::Refuse(status, cause, close) => refuse(session, ctx, status, cause, close).await?,
             Next::Answer(status, headers, body) => {
                 ctx.status = status;
-                answer(session, status, headers, body).await?;
+                answer(session, ctx, status, headers, body).await?;
             }
         },
     }
@@ -122,6 +122,12 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     if route.matches.is_empty() {
         shared.metrics.unclaimed.inc();
     }
+    let preflight =
+        route.policy.cors.as_ref().filter(|_| Cors::is_preflight(&request.method, &request.headers));
+    if let Some(cors) = preflight {
+        ctx.found = Some(found);
+        return Next::Answer(204, cors.preflight(&request.headers), Bytes::new());
+    }
     let next = match &route.action {
         Action::Forward => side(shared, &live, found.route, &facts, ctx),
         Action::Redirect(redirect) => {
@@ -140,29 +146,8 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
             Next::Answer(respond.status.as_u16(), headers, Bytes::copy_from_slice(respond.body.as_bytes()))
         }
     };
-    let preflight =
-        route.policy.cors.as_ref().filter(|_| Cors::is_preflight(&request.method, &request.headers));
-    let next = match preflight {
-        Some(cors) => Next::Answer(204, cors.preflight(&request.headers), Bytes::new()),
-        None => next,
-    };
-    if shared.settings.attribution_header && matches!(next, Next::Answer(..)) {
-        ctx.found = Some(found);
-        return attributed(next, ctx);
-    }
     ctx.found = Some(found);
     next
-}
-
-/// Our own answers state their route as well.
-fn attributed(next: Next, ctx: &Context) -> Next {
-    match (next, super::response::attribution(ctx)) {
-        (Next::Answer(status, mut headers, body), Some(value)) => {
-            headers.push((super::response::ATTRIBUTION, value));
-            Next::Answer(status, headers, body)
-        }
-        (next, _) => next,
-    }
 }
 
 fn side(

@@ -3,7 +3,7 @@
 //! Input: the backend's response head. Output: another try where the rule says so; else `Location`, cookies, CORS, edits, our
 //! cookie and the attribution header. Must not: change the body.
 
-use crate::context::Context;
+use crate::context::{ATTRIBUTION, Context};
 use crate::hooks::again::{AGAIN, plan};
 use crate::proxy::Shared;
 use banyan_routes::decide::{OWN_COOKIE, own_key_text};
@@ -11,12 +11,10 @@ use banyan_routes::rewrite::{Addresses, cookie_with_domain, public_location};
 use banyan_routes::table::HeaderEdits;
 use banyan_routes::terms::FailureKind;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, StatusCode, Version, header};
+use http::{HeaderValue, StatusCode, Version, header};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
-
-pub const ATTRIBUTION: HeaderName = HeaderName::from_static("x-banyan");
 
 /// Before the answer is accepted: a status that the rule answers with another try.
 pub fn received(
@@ -51,7 +49,7 @@ pub fn run(
 ) -> Result<()> {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         ctx.status = 101;
-        return attribute(shared, ctx, response);
+        return attribute(ctx, response);
     }
     if response.status.is_informational() {
         return Ok(());
@@ -80,7 +78,7 @@ pub fn run(
     if shared.is_draining() {
         session.set_keepalive(None);
     }
-    attribute(shared, ctx, response)
+    attribute(ctx, response)
 }
 
 /// A year; identity is worth nothing if it is lost between visits.
@@ -156,25 +154,11 @@ fn edit_response(response: &mut ResponseHeader, edits: &HeaderEdits) -> Result<(
     Ok(())
 }
 
-fn attribute(shared: &Shared, ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
-    if shared.settings.attribution_header
-        && let Some(value) = attribution(ctx)
-    {
-        response.insert_header(ATTRIBUTION, value)?;
+fn attribute(ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
+    match ctx.attribution() {
+        Some(value) => response.insert_header(ATTRIBUTION, value),
+        None => Ok(()),
     }
-    Ok(())
-}
-
-/// `route=..., side=..., reason=..., revision=...`
-pub fn attribution(ctx: &Context) -> Option<HeaderValue> {
-    let route = ctx.route()?;
-    let (side, reason) = ctx
-        .decision
-        .as_ref()
-        .map_or(("none", "none"), |decision| (decision.side.as_str(), decision.reason.as_str()));
-    let revision = ctx.live.as_ref()?.serving.revision.to_str().unwrap_or_default();
-    let text = ["route=", &route.id, ", side=", side, ", reason=", reason, ", revision=", revision].concat();
-    HeaderValue::from_str(&text).ok()
 }
 
 /// Counts a chunk of the answer and holds it to the total time.
