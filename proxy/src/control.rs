@@ -7,9 +7,10 @@ use crate::live::LiveTable;
 use crate::reload::{Outcome, Reloader};
 use crate::rule_dir::{Fingerprint, fingerprint};
 use crate::settings::Watch;
-use notify::event::{AccessKind, AccessMode};
+use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecursiveMode, Watcher};
 use pingora_core::server::ShutdownSignal;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -23,7 +24,7 @@ const QUIET_DONE: Duration = Duration::from_millis(15);
 /// After a write that is not closed yet: a half-written file may still be valid YAML, so it is given time.
 const QUIET_WRITING: Duration = Duration::from_millis(300);
 /// A directory that never comes to rest is read at least this often.
-const QUIET_MAX: Duration = Duration::from_secs(1);
+const QUIET_MAX: Duration = Duration::from_secs(10);
 /// The look behind the events, and the whole of `watch: poll`.
 const POLL: Duration = Duration::from_millis(1000);
 
@@ -88,11 +89,23 @@ pub struct ControlLoop {
 }
 
 /// What a file event means for us.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 enum Change {
-    Done,
-    Writing,
+    /// These files are as they shall be: renamed, closed, removed.
+    Done(Vec<PathBuf>),
+    /// These are being written.
+    Writing(Vec<PathBuf>),
     Kill,
+}
+
+/// A change that was seen and not read yet.
+struct Pending {
+    due: Instant,
+    latest: Instant,
+    /// Files that were written to and not closed; while there are any, a finished change of another file waits as well.
+    writing: HashSet<PathBuf>,
+    /// How the directory looked at the last change.
+    print: Fingerprint,
 }
 
 impl ControlLoop {
@@ -102,19 +115,29 @@ impl ControlLoop {
         let mut watched = self.directories();
         let mut _watchers = self.watchers(&events);
         let mut seen = fingerprint(&self.rules_dir);
-        let mut pending: Option<(Instant, Instant)> = None;
+        let mut pending: Option<Pending> = None;
         let mut poll = tokio::time::interval(POLL);
         loop {
-            let due = pending.map(|(due, latest)| due.min(latest));
+            let due = pending.as_ref().map(|pending| pending.due.min(pending.latest));
             tokio::select! {
                 Some(change) = changes.recv() => match change {
                     Change::Kill => self.reloader.look_at_kills(),
-                    Change::Done => pending = Some(postpone(pending, QUIET_DONE)),
-                    Change::Writing => pending = Some(postpone(pending, QUIET_WRITING)),
+                    Change::Done(paths) => self.changed(&mut pending, &paths, false),
+                    Change::Writing(paths) => self.changed(&mut pending, &paths, true),
                 },
                 () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
-                    pending = None;
-                    self.settle(&mut seen).await;
+                    // Still being written, by someone whose events do not reach us: wait for it to come to rest.
+                    let print = fingerprint(&self.rules_dir);
+                    match &mut pending {
+                        Some(waiting) if waiting.print != print && Instant::now() < waiting.latest => {
+                            waiting.print = print;
+                            waiting.due = Instant::now() + QUIET_WRITING;
+                        }
+                        Some(_) | None => {
+                            pending = None;
+                            self.settle(&mut seen).await;
+                        }
+                    }
                 }
                 _ = poll.tick() => {
                     self.live.bury();
@@ -125,7 +148,7 @@ impl ControlLoop {
                     }
                     self.reloader.look_at_kills();
                     if pending.is_none() && fingerprint(&self.rules_dir) != seen {
-                        pending = Some(postpone(None, QUIET_DONE));
+                        self.changed(&mut pending, &[], true);
                     }
                 }
                 Some(asked) = self.requests.recv() => {
@@ -158,6 +181,24 @@ impl ControlLoop {
         }
     }
 
+    /// Notes a change. What is finished is read soon, unless something else is still being written.
+    fn changed(&self, pending: &mut Option<Pending>, paths: &[PathBuf], writing: bool) {
+        let now = Instant::now();
+        let (due, latest) = (now + QUIET_WRITING, now + QUIET_MAX);
+        let fresh = || Pending { due, latest, writing: HashSet::new(), print: Fingerprint::new() };
+        let waiting = pending.get_or_insert_with(fresh);
+        for path in paths {
+            if writing {
+                waiting.writing.insert(path.clone());
+            } else {
+                waiting.writing.remove(path);
+            }
+        }
+        let at_rest = waiting.writing.is_empty() && !writing;
+        waiting.due = now + if at_rest { QUIET_DONE } else { QUIET_WRITING };
+        waiting.print = fingerprint(&self.rules_dir);
+    }
+
     /// Which directories the two paths mean now.
     fn directories(&self) -> [Option<(u64, u64)>; 2] {
         use std::os::unix::fs::MetadataExt;
@@ -182,23 +223,28 @@ impl ControlLoop {
     fn watchers(&self, events: &mpsc::UnboundedSender<Change>) -> Vec<notify::RecommendedWatcher> {
         let kill = events.clone();
         // Reading the directory is an access event itself; answering it with another look would never end.
-        let kill_seen = move |kind: EventKind| {
-            if !matches!(kind, EventKind::Access(_)) {
+        let kill_seen = move |event: notify::Event| {
+            if !matches!(event.kind, EventKind::Access(_)) {
                 let _ = kill.send(Change::Kill);
             }
         };
         let mut watchers: Vec<_> = watch_dir(&self.state_dir, kill_seen).into_iter().collect();
         if self.watch == Watch::Notify {
             let rules = events.clone();
-            let changed = move |kind: EventKind| {
-                let change = match kind {
-                    EventKind::Access(AccessKind::Close(AccessMode::Write)) => Change::Done,
+            let changed = move |event: notify::Event| {
+                let paths: Vec<PathBuf> = event.paths.into_iter().filter(|path| is_rules(path)).collect();
+                if paths.is_empty() {
+                    return;
+                }
+                let change = match event.kind {
+                    EventKind::Access(AccessKind::Close(AccessMode::Write)) => Change::Done(paths),
                     EventKind::Access(_) => return,
-                    EventKind::Modify(notify::event::ModifyKind::Data(_)) | EventKind::Create(_) => {
-                        Change::Writing
-                    }
+                    EventKind::Modify(ModifyKind::Data(_)) => Change::Writing(paths),
+                    // A link is created whole; a file is not.
+                    EventKind::Create(_) if paths.iter().all(|path| path.is_symlink()) => Change::Done(paths),
+                    EventKind::Create(_) => Change::Writing(paths),
                     EventKind::Any | EventKind::Modify(_) | EventKind::Remove(_) | EventKind::Other => {
-                        Change::Done
+                        Change::Done(paths)
                     }
                 };
                 let _ = rules.send(change);
@@ -209,17 +255,20 @@ impl ControlLoop {
     }
 }
 
-/// When to reload: `quiet` after now, but not later than `QUIET_MAX` after the first change. A finished change cuts the wait
-/// for an unfinished one short, because it is the same file being closed.
-fn postpone(pending: Option<(Instant, Instant)>, quiet: Duration) -> (Instant, Instant) {
-    let now = Instant::now();
-    (now + quiet, pending.map_or(now + QUIET_MAX, |(_, latest)| latest))
+/// Rule files, and the hidden links that a ConfigMap swaps. What lies beside them is nobody's business here.
+fn is_rules(path: &Path) -> bool {
+    let named = |ending: &str| path.extension().is_some_and(|extension| extension == ending);
+    let hidden = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(".."));
+    named("yaml") || named("yml") || hidden
 }
 
-fn watch_dir(dir: &Path, seen: impl Fn(EventKind) + Send + 'static) -> Option<notify::RecommendedWatcher> {
+fn watch_dir(
+    dir: &Path,
+    seen: impl Fn(notify::Event) + Send + 'static,
+) -> Option<notify::RecommendedWatcher> {
     let handler = move |event: notify::Result<notify::Event>| {
         if let Ok(event) = event {
-            seen(event.kind);
+            seen(event);
         }
     };
     let watching = notify::recommended_watcher(handler).and_then(|mut watcher| {

@@ -69,6 +69,52 @@ pub fn host(request: &RequestHeader) -> Option<&str> {
     }
 }
 
+/// Whether a Host is a name or an address, with at most a port (RFC 3986 section 3.2.2, without percent encoding).
+pub fn is_host(host: &str) -> bool {
+    let (name, port) = match host.strip_prefix('[') {
+        Some(rest) => match rest.split_once(']') {
+            Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port),
+            Some(_) | None => return false,
+        },
+        None => host.find(':').map_or((host, ""), |at| host.split_at(at)),
+    };
+    let name_fits = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
+    let label_fits = !name.is_empty() && !name.starts_with('.') && !name.contains("..");
+    let port_fits = port.is_empty() || port.strip_prefix(':').is_some_and(|port| port.parse::<u16>().is_ok());
+    name_fits && label_fits && port_fits
+}
+
+/// Whether the request line of HTTP/1 names its target in a way every server reads alike. The framework percent-encodes what
+/// is not allowed and cuts fragments off before anyone else sees the target, so this looks at the bytes that came.
+pub fn is_plain_target(head: &[u8]) -> bool {
+    let line = head.split(|b| matches!(b, b'\r' | b'\n')).next().unwrap_or_default();
+    let (Some(first), Some(last)) =
+        (line.iter().position(|b| *b == b' '), line.iter().rposition(|b| *b == b' '))
+    else {
+        return false;
+    };
+    let Some(target) = line.get(first + 1..last) else { return false };
+    let form = target.starts_with(b"/")
+        || target == b"*"
+        || target.starts_with(b"http://")
+        || target.starts_with(b"https://");
+    let path = target.split(|b| *b == b'?').next().unwrap_or_default();
+    form && target.iter().all(|b| (0x21..0x7f).contains(b) && *b != b'#')
+        && !path.iter().any(|b| b"\"<>\\^`{|}".contains(b))
+}
+
+/// A websocket handshake: the only upgrade there is. Anything else that says `Upgrade` is an ordinary request.
+pub fn is_websocket(request: &RequestHeader) -> bool {
+    let text = |name| request.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let connection = request.headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    request.version == Version::HTTP_11
+        && request.method == http::Method::GET
+        && text(header::UPGRADE).eq_ignore_ascii_case("websocket")
+        && connection
+            .flat_map(|line| line.split(','))
+            .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
+}
+
 /// The facts of a request. `path` comes apart because the framework may have rewritten the URI's own.
 pub fn facts<'a>(
     request: &'a RequestHeader,
@@ -98,6 +144,48 @@ pub fn head_bytes(request: &RequestHeader) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_a_name_or_an_address_with_a_port() {
+        for good in [
+            "h",
+            "shop.example.com",
+            "shop.example.com.",
+            "a_b-c.d:8080",
+            "10.0.0.1:80",
+            "[::1]",
+            "[::1]:8443",
+        ] {
+            assert!(is_host(good), "{good}");
+        }
+        for bad in [
+            "", "a/b", "a b", "<x>", "a?b", "a#b", "a\\b", "a,b", "a:xx", "a:99999", "[::1", "..", "a..b",
+            "a:80/x", "u@h", "a:1:2",
+        ] {
+            assert!(!is_host(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_target_is_taken_as_it_came_or_not_at_all() {
+        for good in
+            ["GET / HTTP/1.1", "GET /a?b=%20\"| HTTP/1.1", "OPTIONS * HTTP/1.1", "GET http://h/x HTTP/1.1"]
+        {
+            assert!(is_plain_target(good.as_bytes()), "{good}");
+        }
+        for bad in [
+            "GET /a b HTTP/1.1",
+            "GET /a#b HTTP/1.1",
+            "GET a HTTP/1.1",
+            "GET h:80 HTTP/1.1",
+            "GET /a?\u{1} HTTP/1.1",
+            "GET /é HTTP/1.1",
+            "GET /{a} HTTP/1.1",
+            "GET",
+        ] {
+            assert!(!is_plain_target(bad.as_bytes()), "{bad}");
+        }
+    }
 
     fn client(peer: &str, forwarded: &[&str]) -> Client {
         let trusted = ["10.0.0.0/8".parse().expect("network")];

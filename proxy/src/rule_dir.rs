@@ -18,8 +18,8 @@ pub fn paths(dir: &Path) -> io::Result<Vec<PathBuf>> {
         let path = entry?.path();
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let rules = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-        if rules && !name.starts_with(['.', '#']) && path.metadata().is_ok_and(|metadata| metadata.is_file())
-        {
+        // A link that leads nowhere is kept as well: leaving it out would quietly drop its routes.
+        if rules && !name.starts_with(['.', '#']) {
             paths.push(path);
         }
     }
@@ -32,13 +32,23 @@ pub fn sources(dir: &Path) -> io::Result<Vec<Source>> {
     let named =
         |path: &Path, error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
     let read = |path: PathBuf| {
-        if path.metadata().map_err(|error| named(&path, error))?.len() > FILE_BYTES_MAX {
+        let metadata = path.metadata().map_err(|error| named(&path, error))?;
+        if !metadata.is_file() {
+            // A pipe would be waited for, for ever.
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("{}: not a regular file", path.display()),
+            ));
+        }
+        if metadata.len() > FILE_BYTES_MAX {
             return Err(io::Error::new(
                 io::ErrorKind::FileTooLarge,
                 format!("{}: over 256 MiB", path.display()),
             ));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| named(&path, error))?;
+        // Editors of another world begin a file with a mark that YAML takes for a document.
+        let text = text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text);
         Ok(Source { name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(), text })
     };
     let paths =
@@ -58,9 +68,9 @@ pub type Fingerprint = Vec<(PathBuf, u64, Option<SystemTime>, u64)>;
 
 pub fn fingerprint(dir: &Path) -> Fingerprint {
     use std::os::unix::fs::MetadataExt;
-    let of = |path: PathBuf| {
-        let metadata = path.metadata().ok()?;
-        Some((path, metadata.len(), metadata.modified().ok(), metadata.ino()))
+    let of = |path: PathBuf| match path.metadata() {
+        Ok(metadata) => (path, metadata.len(), metadata.modified().ok(), metadata.ino()),
+        Err(_) => (path, 0, None, 0),
     };
-    paths(dir).unwrap_or_default().into_iter().filter_map(of).collect()
+    paths(dir).unwrap_or_default().into_iter().map(of).collect()
 }

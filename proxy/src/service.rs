@@ -29,6 +29,12 @@ impl ProxyHttp for Service {
     /// No compression of our own: the default module would be asked for every body chunk.
     fn init_downstream_modules(&self, _: &mut HttpModules) {}
 
+    /// A second request that comes early is answered in its turn, not dropped.
+    async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
+        session.set_pipelining_enabled(true);
+        Ok(())
+    }
+
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
         request::run(&self.0, session, ctx).await
     }

@@ -3,6 +3,8 @@
 //! Input: a built table. Output: problems. Must not: report a tie that a more specific route wins, or a route as
 //! unreachable without proof.
 //!
+//! Both are decided by samples that stand for everything a pattern does not name: see `Fresh`.
+//!
 //! Ties can only be where lookup keeps two entries side by side (see `Index::groups`). A route can be hidden in two ways
 //! only: a regex behind literal routes that leave nothing over, and a prefix behind its own exact path and rest.
 
@@ -29,38 +31,76 @@ pub struct Sample {
 
 /// All ties and all unreachable routes.
 pub fn check(table: &RouteTable) -> Vec<Problem> {
+    let fresh = Fresh::of(table);
     let mut problems = Vec::new();
     for (group, crowded) in table.index.groups() {
-        ties(table, &group, &mut problems);
+        ties(table, &fresh, &group, &mut problems);
         for entry in &group {
             let matcher = table.matcher(*entry);
             // Alone at its place, a literal pattern takes the sample made for it.
             let prefix = matches!(matcher.path, PathPattern::Prefix(_));
             if group.len() > 1 || (crowded && prefix) || matches!(matcher.path, PathPattern::Regex(..)) {
-                problems.extend(unreachable(table, *entry));
+                problems.extend(unreachable(table, &fresh, *entry));
             }
         }
     }
     problems
 }
 
-fn ties(table: &RouteTable, group: &[Entry], problems: &mut Vec<Problem>) {
+/// Text and depth that no pattern of the table names: a sample made of it stands for all that are not named.
+struct Fresh {
+    segment: String,
+    /// One more segment than any pattern has, and at most 16: deeper ones tell nothing new.
+    depth: usize,
+}
+
+impl Fresh {
+    fn of(table: &RouteTable) -> Fresh {
+        let matchers = || table.routes.iter().flat_map(|route| &route.matches);
+        let longest = matchers().map(|matcher| match &matcher.path {
+            PathPattern::Exact(text) | PathPattern::Prefix(text) => text.matches('/').count(),
+            PathPattern::Template(segments) | PathPattern::Rest(segments, _) => segments.len() + 1,
+            PathPattern::Regex(..) => 0,
+        });
+        let depth = longest.max().unwrap_or(0).min(15) + 1;
+        let mut segment = "7q3z".to_owned();
+        let names = |segment: &str| matchers().any(|matcher| names(matcher, segment));
+        while names(&segment) {
+            segment.push('z');
+        }
+        Fresh { segment, depth }
+    }
+}
+
+/// Whether any text of a matcher holds `segment`.
+fn names(matcher: &Matcher, segment: &str) -> bool {
+    let exact =
+        |pattern: &ValuePattern| matches!(pattern, ValuePattern::Exact(text) if text.contains(segment));
+    let conditions = &matcher.conditions;
+    let path = match &matcher.path {
+        PathPattern::Exact(text) | PathPattern::Prefix(text) => text.contains(segment),
+        PathPattern::Template(segments) | PathPattern::Rest(segments, _) => {
+            segments.iter().any(|part| matches!(part, Segment::Literal(text) if text.contains(segment)))
+        }
+        PathPattern::Regex(..) => false,
+    };
+    path || conditions.headers.iter().any(|(_, pattern)| exact(pattern))
+        || conditions.query.iter().chain(&conditions.cookies).any(|(_, pattern)| exact(pattern))
+}
+
+/// A method that no rule names: what nothing that names methods can take away.
+fn no_method() -> Method {
+    Method::from_bytes(b"ANY-METHOD").unwrap_or(Method::GET)
+}
+
+fn ties(table: &RouteTable, fresh: &Fresh, group: &[Entry], problems: &mut Vec<Problem>) {
     for (number, first) in group.iter().enumerate() {
         for second in &group[number + 1..] {
             let (a, b) = (table.matcher(*first), table.matcher(*second));
             if first.route == second.route || a.specificity() != b.specificity() {
                 continue;
             }
-            let Some(sample) = tie(a, b) else { continue };
-            let beaten = |method: &Method| {
-                let sample = Sample { method: method.clone(), ..sample.clone() };
-                let winner = winner(table, &sample);
-                winner.is_some_and(|winner| table.matcher(winner).specificity() > a.specificity())
-            };
-            let methods = common_methods(&a.conditions.methods, &b.conditions.methods).unwrap_or_default();
-            if !methods.is_empty() && methods.iter().all(beaten) {
-                continue;
-            }
+            let Some(sample) = tie(table, fresh, *first, *second) else { continue };
             let (earlier, later) = order(table.route(first.route), table.route(second.route));
             let text = format!("ties with route \"{}\" on {}", earlier.id, sample.show());
             let problem = Problem::error("overlap", place(later, "match"), text).route(&*later.id);
@@ -80,32 +120,45 @@ fn place(route: &Route, field: &str) -> Place {
     Place::field(route.origin.0 as usize, format!("routes[{}].{field}", route.origin.1))
 }
 
-/// A request that both hold for, or `None` when there cannot be one.
-fn tie(a: &Matcher, b: &Matcher) -> Option<Sample> {
+/// A request that both hold for and no more specific route wins, or `None` when there cannot be one.
+fn tie(table: &RouteTable, fresh: &Fresh, first: Entry, second: Entry) -> Option<Sample> {
+    let (a, b) = (table.matcher(first), table.matcher(second));
     let (x, y) = (&a.conditions, &b.conditions);
     if x.listener.is_some() && y.listener.is_some() && x.listener != y.listener {
         return None;
     }
-    let method = common_methods(&x.methods, &y.methods)?.into_iter().next().unwrap_or(Method::GET);
-    let path = match (&a.path, &b.path) {
-        (PathPattern::Regex(a, _), PathPattern::Regex(b, _)) => {
-            match common(&[a.as_str(), b.as_str(), "/.*"], &[]) {
-                Search::Witness(path) => path,
+    let mut methods = common_methods(&x.methods, &y.methods)?;
+    if methods.is_empty() {
+        methods = vec![Method::GET, no_method()];
+    }
+    let paths = match (&a.path, &b.path) {
+        (PathPattern::Regex(one, _), PathPattern::Regex(other, _)) => {
+            let covers = covering(table, first);
+            let covers: Vec<&str> = covers.iter().map(String::as_str).collect();
+            match common(&[one.as_str(), other.as_str(), "/.*"], &covers) {
+                Search::Witness(path) => vec![path],
                 Search::Disjoint => return None,
-                Search::TooLarge => "/...".to_owned(),
+                // Two that cannot be told apart are treated as a tie: different priorities settle it.
+                Search::TooLarge => vec!["/...".to_owned()],
             }
         }
-        _ => sample_path(&a.path),
+        _ => sample_paths(&a.path, fresh),
     };
-    let mut sample = Sample::new(&a.host, method, path);
+    let mut sample = Sample::new(&a.host, fresh);
     sample.listener = x.listener.as_deref().or(y.listener.as_deref()).unwrap_or("").to_owned();
-    let headers = merged(named(&x.headers), named(&y.headers))?;
+    let headers = merged(named(&x.headers), named(&y.headers), fresh)?;
     headers.into_iter().for_each(|(name, value)| sample.header(name, &value));
-    let query = merged(text(&x.query), text(&y.query))?;
+    let query = merged(text(&x.query), text(&y.query), fresh)?;
     query.into_iter().for_each(|(key, value)| sample.query(key, &value));
-    let cookies = merged(text(&x.cookies), text(&y.cookies))?;
+    let cookies = merged(text(&x.cookies), text(&y.cookies), fresh)?;
     sample.cookies(&cookies);
-    Some(sample)
+    let beaten = |sample: &Sample| {
+        winner(table, sample).is_some_and(|winner| table.matcher(winner).specificity() > a.specificity())
+    };
+    let all = paths.iter().flat_map(|path| methods.iter().map(move |method| (path, method)));
+    let mut samples =
+        all.map(|(path, method)| Sample { method: method.clone(), path: path.clone(), ..sample.clone() });
+    samples.find(|sample| !beaten(sample))
 }
 
 /// `Some(empty)` when both take every method.
@@ -132,20 +185,20 @@ fn text(values: &[(Box<str>, ValuePattern)]) -> Named<'_> {
 }
 
 /// One value per name that satisfies both lists, or `None` when they contradict each other.
-fn merged<'a>(a: Named<'a>, b: Named<'a>) -> Option<Vec<(&'a str, String)>> {
+fn merged<'a>(a: Named<'a>, b: Named<'a>, fresh: &Fresh) -> Option<Vec<(&'a str, String)>> {
     let mut names: Vec<&str> = a.iter().chain(&b).map(|(name, _)| *name).collect();
     names.sort_unstable();
     names.dedup();
     let value = |name: &'a str| {
         let patterns: Vec<&ValuePattern> =
             a.iter().chain(&b).filter(|(other, _)| *other == name).map(|(_, p)| *p).collect();
-        sample_value(&patterns).map(|value| (name, value))
+        sample_value(&patterns, fresh).map(|value| (name, value))
     };
     names.into_iter().map(value).collect()
 }
 
 /// A value that all patterns take.
-fn sample_value(patterns: &[&ValuePattern]) -> Option<String> {
+fn sample_value(patterns: &[&ValuePattern], fresh: &Fresh) -> Option<String> {
     let exact = patterns.iter().find_map(|pattern| match pattern {
         ValuePattern::Exact(text) => Some(text.to_string()),
         ValuePattern::Present | ValuePattern::Regex(_) => None,
@@ -161,7 +214,7 @@ fn sample_value(patterns: &[&ValuePattern]) -> Option<String> {
         })
         .collect();
     if regexes.is_empty() {
-        return Some("x".into());
+        return Some(fresh.segment.clone());
     }
     match common(&regexes, &[]) {
         Search::Witness(text) => Some(text),
@@ -170,57 +223,54 @@ fn sample_value(patterns: &[&ValuePattern]) -> Option<String> {
     }
 }
 
-/// A path the pattern matches, with names filled by a segment that no literal route has.
-fn sample_path(pattern: &PathPattern) -> String {
+/// Paths the pattern matches that differ in everything another pattern could look at: depth, and a slash at the end.
+fn sample_paths(pattern: &PathPattern, fresh: &Fresh) -> Vec<String> {
     let join = |segments: &[Segment]| {
         let parts = segments.iter().map(|segment| match segment {
             Segment::Literal(text) => format!("/{text}"),
-            Segment::Param(name) => format!("/{name}-7q3z"),
+            Segment::Param(name) => format!("/{name}-{}", fresh.segment),
         });
         parts.collect::<String>()
     };
+    let below = |start: &str| {
+        let deep = |depth: usize| format!("{start}{}", format!("/{}", fresh.segment).repeat(depth));
+        let depths = (0..=fresh.depth).flat_map(|depth| [deep(depth), format!("{}/", deep(depth))]);
+        depths.skip(1).collect::<Vec<_>>()
+    };
     match pattern {
-        PathPattern::Exact(text) => text.to_string(),
-        PathPattern::Prefix(text) => format!("{text}/7q3z"),
-        PathPattern::Template(segments) => join(segments),
-        PathPattern::Rest(segments, _) => format!("{}/7q3z", join(segments)),
-        PathPattern::Regex(regex, _) => match common(&[regex.as_str(), "/.*"], &[]) {
-            Search::Witness(path) => path,
-            Search::Disjoint | Search::TooLarge => "/".into(),
-        },
+        PathPattern::Exact(text) => vec![text.to_string()],
+        PathPattern::Prefix(text) if text.is_empty() => below(""),
+        PathPattern::Prefix(text) => [below(text), vec![text.to_string()]].concat(),
+        PathPattern::Template(segments) => vec![join(segments)],
+        PathPattern::Rest(segments, _) => below(&join(segments)),
+        PathPattern::Regex(..) => Vec::new(),
     }
 }
 
 /// A problem when no request can reach this entry's route.
-fn unreachable(table: &RouteTable, entry: Entry) -> Option<Problem> {
+fn unreachable(table: &RouteTable, fresh: &Fresh, entry: Entry) -> Option<Problem> {
     let matcher = table.matcher(entry);
     let paths = match &matcher.path {
-        PathPattern::Prefix(text) => {
-            let bare = if text.is_empty() { Vec::new() } else { vec![text.to_string()] };
-            [vec![format!("{text}/7q3z"), format!("{text}/")], bare].concat()
-        }
         PathPattern::Regex(regex, _) => {
             let covers = covering(table, entry);
             let covers: Vec<&str> = covers.iter().map(String::as_str).collect();
             match common(&[regex.as_str(), "/.*"], &covers) {
-                Search::Witness(path) => vec![path],
+                // The cover may be only a part of what stands before it; without a proof the route stays.
+                Search::Witness(_) | Search::TooLarge => return None,
                 Search::Disjoint => Vec::new(),
-                Search::TooLarge => return None,
             }
         }
-        PathPattern::Exact(_) | PathPattern::Template(_) | PathPattern::Rest(..) => {
-            vec![sample_path(&matcher.path)]
-        }
+        literal => sample_paths(literal, fresh),
     };
+    let methods = match matcher.conditions.methods.as_slice() {
+        [] => vec![no_method()],
+        methods => methods.to_vec(),
+    };
+    let own = own_sample(matcher, fresh)?;
     let mut winner_id = None;
-    for path in paths.iter().filter(|path| read_path(path).is_ok_and(|read| read.strict_fault.is_none())) {
-        // A method of its own when none is given: nothing that names methods can take it away.
-        let methods = match matcher.conditions.methods.as_slice() {
-            [] => vec![Method::from_bytes(b"ANY-METHOD").unwrap_or(Method::GET)],
-            methods => methods.to_vec(),
-        };
-        for method in methods {
-            let sample = own_sample(matcher, method, path)?;
+    for path in &paths {
+        for method in &methods {
+            let sample = Sample { method: method.clone(), path: path.clone(), ..own.clone() };
             let winner = winner(table, &sample)?;
             // An equal one is a tie, which has its own problem.
             if winner.route == entry.route || table.matcher(winner).specificity() == matcher.specificity() {
@@ -230,14 +280,10 @@ fn unreachable(table: &RouteTable, entry: Entry) -> Option<Problem> {
         }
     }
     let route = table.route(entry.route);
-    if matches!(matcher.path, PathPattern::Regex(..)) && !paths.is_empty() {
-        // The cover was only a part of what stands before it; without a proof it stays.
-        return None;
-    }
     let number = usize::from(entry.alternative);
     let field = if route.matches.len() > 1 { format!("match[{number}]") } else { "match".to_owned() };
     let text = match winner_id {
-        Some(id) => format!("no request can reach this: route \"{id}\" takes them all"),
+        Some(id) => format!("no request can reach this: route \"{id}\" is among those that take them all"),
         None => "no request can reach this: more specific routes take them all".to_owned(),
     };
     Some(
@@ -247,18 +293,18 @@ fn unreachable(table: &RouteTable, entry: Entry) -> Option<Problem> {
     )
 }
 
-/// A request with exactly what the matcher asks for.
-fn own_sample(matcher: &Matcher, method: Method, path: &str) -> Option<Sample> {
+/// A request with exactly what the matcher asks for; path and method are set by the caller.
+fn own_sample(matcher: &Matcher, fresh: &Fresh) -> Option<Sample> {
     let conditions = &matcher.conditions;
-    let mut sample = Sample::new(&matcher.host, method, path.to_owned());
-    sample.listener = conditions.listener.as_deref().unwrap_or("7q3z").to_owned();
-    for (name, value) in merged(named(&conditions.headers), Vec::new())? {
+    let mut sample = Sample::new(&matcher.host, fresh);
+    sample.listener = conditions.listener.as_deref().unwrap_or(&fresh.segment).to_owned();
+    for (name, value) in merged(named(&conditions.headers), Vec::new(), fresh)? {
         sample.header(name, &value);
     }
-    for (key, value) in merged(text(&conditions.query), Vec::new())? {
+    for (key, value) in merged(text(&conditions.query), Vec::new(), fresh)? {
         sample.query(key, &value);
     }
-    sample.cookies(&merged(text(&conditions.cookies), Vec::new())?);
+    sample.cookies(&merged(text(&conditions.cookies), Vec::new(), fresh)?);
     Some(sample)
 }
 
@@ -313,14 +359,22 @@ fn winner(table: &RouteTable, sample: &Sample) -> Option<Entry> {
 }
 
 impl Sample {
-    fn new(host: &HostPattern, method: Method, path: String) -> Sample {
+    fn new(host: &HostPattern, fresh: &Fresh) -> Sample {
         let host = match host {
             HostPattern::Any => "any-host.example".to_owned(),
             HostPattern::Exact(name) => lower(name).into_owned(),
-            HostPattern::Wildcard(suffix) => format!("any-7q3z.{suffix}"),
+            HostPattern::Wildcard(suffix) => format!("any-{}.{suffix}", fresh.segment),
         };
-        let (query, listener, shown) = (String::new(), String::new(), Vec::new());
-        Sample { method, host, path, query, headers: HeaderMap::new(), listener, shown }
+        let (path, query, listener) = (String::from("/"), String::new(), String::new());
+        Sample {
+            method: Method::GET,
+            host,
+            path,
+            query,
+            headers: HeaderMap::new(),
+            listener,
+            shown: Vec::new(),
+        }
     }
 
     fn header(&mut self, name: &str, value: &str) {

@@ -5,6 +5,7 @@
 
 use crate::commands::rules::{NoRules, Rules, load};
 use crate::exit::Exit;
+use crate::say;
 use banyan_routes::problem::{Problem, Report, Severity, Source, report};
 use banyan_routes::rule_tests;
 use banyan_routes::support::unsupported;
@@ -47,10 +48,10 @@ pub fn check(dir: &Path, deny_warnings: bool, output: CheckOutput) -> Exit {
             let revision = rules.as_ref().map(|rules| rules.table.revision.to_string());
             let routes = rules.as_ref().map(|rules| rules.table.routes.len());
             let value = json!({ "version": 1, "valid": errors == 0, "files": sources.len(), "routes": routes, "revision": revision, "problems": reports });
-            println!("{value:#}");
+            say!("{value:#}");
         }
-        CheckOutput::Sarif => println!("{:#}", sarif(dir, &reports)),
-        CheckOutput::Github => reports.iter().for_each(|report| println!("{}", github(dir, report))),
+        CheckOutput::Sarif => say!("{:#}", sarif(dir, &reports)),
+        CheckOutput::Github => reports.iter().for_each(|report| say!("{}", github(dir, report))),
     }
     if errors > 0 || (deny_warnings && warnings > 0) { Exit::No } else { Exit::Ok }
 }
@@ -59,7 +60,7 @@ pub fn check(dir: &Path, deny_warnings: bool, output: CheckOutput) -> Exit {
 pub fn draw(sources: &[Source], reports: &[Report]) {
     let color = std::io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     for report in reports {
-        println!("{}\n", report.draw(sources, color));
+        say!("{}\n", report.draw(sources, color));
     }
 }
 
@@ -69,13 +70,13 @@ fn text(sources: &[Source], reports: &[Report], rules: Option<&Rules>, errors: u
         Some(rules) if errors == 0 => {
             let tests: usize = rules.files.iter().map(|file| file.rules.tests.len()).sum();
             let routes = rules.table.routes.len() - usize::from(rules.table.has_default);
-            println!(
+            say!(
                 "ok: {routes} routes in {} files, {tests} tests passed, {warnings} warnings, revision {}",
                 sources.len(),
                 rules.table.revision
             );
         }
-        _ => println!("{errors} errors, {warnings} warnings"),
+        _ => say!("{errors} errors, {warnings} warnings"),
     }
 }
 
@@ -147,13 +148,13 @@ pub fn test(dir: &Path) -> Exit {
     let results = rule_tests::run(&rules.table, &rules.files);
     let mut failed = Vec::new();
     for result in &results {
-        println!("{} {}", if result.problem.is_none() { "ok  " } else { "FAIL" }, result.request);
+        say!("{} {}", if result.problem.is_none() { "ok  " } else { "FAIL" }, result.request);
         failed.extend(result.problem.clone());
     }
     if !failed.is_empty() {
-        println!();
+        say!("");
         draw(&rules.sources, &report(&rules.sources, &failed));
     }
-    println!("{} passed, {} failed", results.len() - failed.len(), failed.len());
+    say!("{} passed, {} failed", results.len() - failed.len(), failed.len());
     if failed.is_empty() { Exit::Ok } else { Exit::No }
 }

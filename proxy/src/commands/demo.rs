@@ -9,6 +9,8 @@ use crate::commands::remote::table;
 use crate::commands::run::{announce, launch};
 use crate::exit::Exit;
 use crate::proxy::Shared;
+use crate::say;
+use crate::say_raw;
 use crate::settings::{AccessLog, Flags, Settings};
 use bytes::Bytes;
 use legacy_sim::airline::{Addresses, services};
@@ -37,12 +39,12 @@ pub fn run(listen: SocketAddr, admin: SocketAddr, traffic: bool) -> Exit {
     let shared = running.shared().clone();
     let address = shared.settings.listeners[0].address;
     let admin = shared.settings.admin.unwrap_or(admin);
-    println!("Banyan demo");
-    println!("  proxy      http://{address}/        try: curl -i http://{address}/api/flights/BA010");
-    println!("  admin      http://{admin}/api/v1/routes   metrics: http://{admin}/metrics");
-    println!("  rules      {}   change a share and save", shared.settings.rules_dir.display());
-    println!("  kill       touch {}", shared.settings.state_dir.join("KILL").display());
-    println!();
+    say!("Banyan demo");
+    say!("  proxy      http://{address}/        try: curl -i http://{address}/api/flights/BA010");
+    say!("  admin      http://{admin}/api/v1/routes   metrics: http://{admin}/metrics");
+    say!("  rules      {}   change a share and save", shared.settings.rules_dir.display());
+    say!("  kill       touch {}", shared.settings.state_dir.join("KILL").display());
+    say!("");
     let started = std::thread::Builder::new()
         .name("demo".into())
         .spawn(move || show(&shared, traffic.then_some(address)));
@@ -80,7 +82,7 @@ fn prepare(listen: SocketAddr, admin: SocketAddr) -> Result<Box<Running>, Exit> 
         Exit::Usage
     })?;
     settings.access_log = AccessLog::File(folder.join("access.log"));
-    println!("airline: legacy http://{legacy}, functions http://{serverless}, faults http://{control}");
+    say!("airline: legacy http://{legacy}, functions http://{serverless}, faults http://{control}");
     launch(settings, false, services(Addresses { legacy, serverless, control }))
 }
 
@@ -116,9 +118,9 @@ fn show(shared: &Arc<Shared>, traffic: Option<SocketAddr>) {
             let value = api::routes(&live);
             let text = table(value["routes"].as_array().map_or(&[][..], Vec::as_slice));
             if terminal && lines > 0 {
-                print!("\x1b[{lines}A\x1b[J");
+                say_raw!("\x1b[{lines}A\x1b[J");
             }
-            println!("{text}");
+            say!("{text}");
             lines = text.lines().count() + 1;
             let _ = io::stdout().flush();
         }

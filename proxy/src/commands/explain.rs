@@ -5,6 +5,8 @@
 
 use crate::commands::check::load_or_report;
 use crate::exit::Exit;
+use crate::say;
+use crate::say_raw;
 use banyan_routes::explain::{explain, show};
 use banyan_routes::request_line::OwnedRequest;
 use banyan_routes::rule_tests::rules_alone;
@@ -33,9 +35,9 @@ pub fn run(dir: &Path, question: &Question<'_>, json: bool) -> Exit {
     };
     let told = explain(&rules.table, &request, rules_alone);
     if json {
-        println!("{}", serde_json::to_string_pretty(&told).unwrap_or_default());
+        say!("{}", serde_json::to_string_pretty(&told).unwrap_or_default());
     } else {
-        print!("{}", show(&told));
+        say_raw!("{}", show(&told));
     }
     Exit::Ok
 }

@@ -5,6 +5,8 @@
 
 use crate::exit::Exit;
 use crate::rule_dir;
+use crate::say;
+use crate::say_raw;
 use banyan_routes::fmt::format;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,7 +24,7 @@ pub fn fmt(dir: &Path, check: bool) -> Exit {
     for path in paths {
         match one(&path, check) {
             Ok(true) => {
-                println!("{}", path.display());
+                say!("{}", path.display());
                 exit = if check { Exit::No } else { exit };
             }
             Ok(false) => {}
@@ -37,6 +39,8 @@ pub fn fmt(dir: &Path, check: bool) -> Exit {
 
 /// Whether the file was, or would be, changed.
 fn one(path: &Path, check: bool) -> Result<bool, String> {
+    // A link stays a link; what it leads to is laid out.
+    let path = &path.canonicalize().map_err(|error| error.to_string())?;
     let before = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     let after = format(&before)?;
     if before == after || check {
@@ -55,6 +59,6 @@ fn one(path: &Path, check: bool) -> Result<bool, String> {
 }
 
 pub fn schema() -> Exit {
-    print!("{}", banyan_routes::schema::schema_json());
+    say_raw!("{}", banyan_routes::schema::schema_json());
     Exit::Ok
 }

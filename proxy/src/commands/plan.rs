@@ -5,6 +5,8 @@
 
 use crate::commands::check::load_or_report;
 use crate::exit::Exit;
+use crate::say;
+use crate::say_raw;
 use banyan_routes::diff::{Diff, diff, replay};
 use banyan_routes::request_line::OwnedRequest;
 use serde_json::Value;
@@ -13,7 +15,8 @@ use std::path::Path;
 pub fn run(from: &Path, to: &Path, requests: Option<&Path>, detailed: bool, json: bool) -> Exit {
     let (from, to) = match (load_or_report(from), load_or_report(to)) {
         (Ok(from), Ok(to)) => (from, to),
-        (Err(exit), _) | (_, Err(exit)) => return exit,
+        // With detailed exit codes 1 is every error: a script asks three questions, not four.
+        (Err(exit), _) | (_, Err(exit)) => return if detailed { Exit::No } else { exit },
     };
     let mut changes = diff((&from.table, &from.files), (&to.table, &to.files));
     if let Some(path) = requests {
@@ -21,14 +24,14 @@ pub fn run(from: &Path, to: &Path, requests: Option<&Path>, detailed: bool, json
             Ok(requests) => changes.replay = Some(replay(&from.table, &to.table, &requests)),
             Err(error) => {
                 eprintln!("banyan: {error}");
-                return Exit::Usage;
+                return Exit::No;
             }
         }
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&changes).unwrap_or_default());
+        say!("{}", serde_json::to_string_pretty(&changes).unwrap_or_default());
     } else {
-        print!("{}", text(&changes));
+        say_raw!("{}", text(&changes));
     }
     if detailed && !changes.is_empty() { Exit::Changes } else { Exit::Ok }
 }

@@ -4,6 +4,8 @@
 
 use crate::admin_client::{AdminClient, Unreachable};
 use crate::exit::Exit;
+use crate::say;
+use crate::say_raw;
 use banyan_routes::ids::SharePpm;
 use serde_json::{Value, json};
 
@@ -24,7 +26,7 @@ fn refused(status: u16, value: &Value) -> Exit {
 
 pub fn healthcheck(client: &AdminClient) -> Exit {
     finish(client.get("/readyz").map(|(status, value)| {
-        println!("{value}");
+        say!("{value}");
         if status == 200 { Exit::Ok } else { Exit::No }
     }))
 }
@@ -35,16 +37,16 @@ pub fn status(client: &AdminClient, json: bool) -> Exit {
             return refused(status, &value);
         }
         if json {
-            println!("{value:#}");
+            say!("{value:#}");
             return Exit::Ok;
         }
-        println!("banyan     {}", plain(&value["banyan"]));
-        println!("revision   {}", plain(&value["revision"]));
+        say!("banyan     {}", plain(&value["banyan"]));
+        say!("revision   {}", plain(&value["revision"]));
         let stages =
             value["stages"].as_object().into_iter().flatten().filter(|(_, count)| count.as_u64() != Some(0));
         let stages: Vec<String> = stages.map(|(name, count)| format!("{count} {name}")).collect();
-        println!("routes     {} ({})", value["routes"], stages.join(", "));
-        println!(
+        say!("routes     {} ({})", value["routes"], stages.join(", "));
+        say!(
             "reload     {}",
             if value["last_reload_accepted"] == json!(true) {
                 "accepted"
@@ -53,8 +55,8 @@ pub fn status(client: &AdminClient, json: bool) -> Exit {
             }
         );
         let kills: Vec<String> = value["kill"].as_array().into_iter().flatten().map(plain).collect();
-        println!("kill       {}", if kills.is_empty() { "off".into() } else { kills.join(", ") });
-        println!("draining   {}", if value["draining"] == json!(true) { "yes" } else { "no" });
+        say!("kill       {}", if kills.is_empty() { "off".into() } else { kills.join(", ") });
+        say!("draining   {}", if value["draining"] == json!(true) { "yes" } else { "no" });
         Exit::Ok
     }))
 }
@@ -65,9 +67,9 @@ pub fn routes(client: &AdminClient, json: bool) -> Exit {
             return refused(status, &value);
         }
         if json {
-            println!("{value:#}");
+            say!("{value:#}");
         } else {
-            print!("{}", table(value["routes"].as_array().map_or(&[][..], Vec::as_slice)));
+            say_raw!("{}", table(value["routes"].as_array().map_or(&[][..], Vec::as_slice)));
         }
         Exit::Ok
     }))
@@ -130,14 +132,14 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
             return refused(status, &value);
         }
         if json {
-            println!("{value:#}");
+            say!("{value:#}");
             return Exit::Ok;
         }
-        print!("{}", table(std::slice::from_ref(&value)));
+        say_raw!("{}", table(std::slice::from_ref(&value)));
         for field in ["owner", "group", "cohort", "file", "revision"] {
-            println!("{field:<10} {}", plain(&value[field]));
+            say!("{field:<10} {}", plain(&value[field]));
         }
-        println!("rule\n{}", serde_yaml::to_string(&value["rule"]).unwrap_or_default().trim_end());
+        say!("rule\n{}", serde_yaml::to_string(&value["rule"]).unwrap_or_default().trim_end());
         Exit::Ok
     }))
 }
@@ -145,17 +147,17 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
 pub fn reload(client: &AdminClient, json: bool) -> Exit {
     finish(client.post("/api/v1/reload", &json!({})).map(|(status, value)| {
         if json {
-            println!("{value:#}");
+            say!("{value:#}");
         } else if status == 200 {
             let what = if value["changed"] == json!(true) { "accepted" } else { "accepted; nothing changed" };
-            println!("{what}, revision {}", plain(&value["revision"]));
+            say!("{what}, revision {}", plain(&value["revision"]));
         } else {
             for problem in value["problems"].as_array().into_iter().flatten() {
                 let place = match (&problem["file"], &problem["line"]) {
                     (Value::String(file), line) if line.is_number() => format!("{file}:{line}: "),
                     _ => String::new(),
                 };
-                println!("{place}{}: {}", plain(&problem["code"]), plain(&problem["message"]));
+                say!("{place}{}: {}", plain(&problem["code"]), plain(&problem["message"]));
             }
         }
         if status == 200 { Exit::Ok } else { refused(status, &value) }

@@ -4,7 +4,7 @@
 
 use crate::rule_dir;
 use banyan_routes::compile::{ReadFile, compile, read_all};
-use banyan_routes::problem::{Problem, Source};
+use banyan_routes::problem::{Place, Problem, Source};
 use banyan_routes::table::RouteTable;
 use std::path::Path;
 
@@ -24,7 +24,13 @@ pub enum NoRules {
 }
 
 pub fn load(dir: &Path) -> Result<Rules, NoRules> {
-    let sources = rule_dir::sources(dir).map_err(|error| NoRules::Unreadable(error.to_string()))?;
+    let sources = rule_dir::sources(dir).map_err(|error| {
+        if !dir.exists() {
+            return NoRules::Unreadable(format!("{}: {error}", dir.display()));
+        }
+        let problem = Problem::error("rules_unreadable", Place::Nowhere, error.to_string());
+        NoRules::Invalid(Vec::new(), vec![problem.expected("files that can be read as UTF-8")])
+    })?;
     let compiled = read_all(&sources)
         .and_then(|files| compile(&files).map(|(table, warnings)| (files, table, warnings)));
     match compiled {

@@ -7,16 +7,16 @@ use crate::answers::{answer, refuse};
 use crate::context::Context;
 use crate::facts::{self, Client, facts, head_bytes};
 use crate::proxy::Shared;
-use banyan_routes::cors::Cors;
+use banyan_routes::cors::{Added, Cors};
 use banyan_routes::decide::{Refusal, decide};
 use banyan_routes::file::Scheme;
 use banyan_routes::ids::Side;
 use banyan_routes::override_header::{self, OVERRIDE_HEADER};
 use banyan_routes::path::{PathFault, split_target};
 use banyan_routes::request::{RequestFacts, bare_host};
-use banyan_routes::table::{Action, Redirect, Stage, Unroutable};
+use banyan_routes::table::{Action, Found, Redirect, RouteTable, Stage, Unroutable};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 use pingora_error::Result;
 use pingora_proxy::Session;
 use std::net::{IpAddr, Ipv4Addr};
@@ -47,7 +47,7 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
 enum Next {
     Forward,
     Refuse(u16, &'static str, bool),
-    Answer(u16, banyan_routes::cors::Added, Bytes),
+    Answer(u16, Added, Bytes),
 }
 
 /// Client, trace and listener; sets how long the connection may idle afterwards.
@@ -61,11 +61,15 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     let request = session.req_header();
     ctx.client = Client::new(peer, tls, &request.headers, &shared.settings.trusted_proxies);
     ctx.trace = crate::trace::Trace::begin(request.headers.get("traceparent"));
-    ctx.upgrade = session.is_upgrade_req();
+    ctx.upgrade = facts::is_websocket(session.req_header());
     // The framework keeps connections for ever after their first request. Only where it is kept at all: setting this turns
     // keep-alive on for HTTP/1.0 clients that did not ask for it.
     if session.get_keepalive().is_some() {
         session.set_keepalive(Some(shared.settings.limits.idle.as_secs().max(1)));
+    }
+    if !ctx.upgrade {
+        // The framework would open a tunnel for it.
+        session.req_header_mut().remove_header(&header::UPGRADE);
     }
     // A body that stops coming is given up like a connection that rests; a websocket may be silent.
     session.set_read_timeout(if ctx.upgrade { None } else { Some(shared.settings.limits.idle) });
@@ -80,6 +84,21 @@ fn refusal(shared: &Shared, session: &Session) -> Option<(u16, &'static str)> {
     }
     if head_bytes(request) > limits.header_bytes {
         return Some((431, "headers_too_large"));
+    }
+    if session
+        .as_downstream()
+        .as_http1()
+        .is_some_and(|http1| !facts::is_plain_target(&http1.get_headers_raw_bytes()))
+    {
+        return Some((400, "malformed_target"));
+    }
+    // `5, 5` and codings other than chunked are read differently by different servers.
+    let digits = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if !request.headers.get_all(header::CONTENT_LENGTH).iter().all(digits)
+        || !request.headers.get_all(header::TRANSFER_ENCODING).iter().all(chunked)
+    {
+        return Some((400, "malformed_framing"));
     }
     let length = request
         .headers
@@ -105,11 +124,19 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     let Some(live) = ctx.live.clone() else { return Next::Refuse(503, "no_rules", false) };
     let request = session.req_header();
     let Some(host) = facts::host(request) else { return Next::Refuse(400, "host_missing", true) };
+    if !host.is_empty() && !facts::is_host(host) {
+        return Next::Refuse(400, "malformed_host", true);
+    }
     let Some((path, query)) = target(request) else { return Next::Refuse(400, "ambiguous_path", true) };
     ctx.public_host = host.into();
     let listener = shared.settings.listeners.get(ctx.listener).map_or("", |listener| listener.name.as_str());
     let facts = RequestFacts { path, query, ..facts(request, host, &request.uri, &ctx.client, listener) };
     let table = &live.serving.table;
+    if let Some(preflight) = preflight(table, &facts) {
+        let (found, headers) = preflight;
+        ctx.found = Some(found);
+        return Next::Answer(204, headers, Bytes::new());
+    }
     let found = match table.find(&facts) {
         Ok(found) => found,
         Err(Unroutable::Ambiguous(fault)) => return Next::Refuse(400, ambiguous(fault), true),
@@ -121,12 +148,6 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     let route = table.route(found.route);
     if route.matches.is_empty() {
         shared.metrics.unclaimed.inc();
-    }
-    let preflight =
-        route.policy.cors.as_ref().filter(|_| Cors::is_preflight(&request.method, &request.headers));
-    if let Some(cors) = preflight {
-        ctx.found = Some(found);
-        return Next::Answer(204, cors.preflight(&request.headers), Bytes::new());
     }
     let next = match &route.action {
         Action::Forward => side(shared, &live, found.route, &facts, ctx),
@@ -148,6 +169,18 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     };
     ctx.found = Some(found);
     next
+}
+
+/// A preflight asks for another method than its own: the route of that method answers it, if it has `cors`.
+fn preflight(table: &RouteTable, facts: &RequestFacts<'_>) -> Option<(Found, Added)> {
+    if !Cors::is_preflight(facts.method, facts.headers) {
+        return None;
+    }
+    let wanted = facts.headers.get(header::ACCESS_CONTROL_REQUEST_METHOD)?;
+    let method = Method::from_bytes(wanted.as_bytes()).ok()?;
+    let found = table.find(&RequestFacts { method: &method, ..*facts }).ok()?;
+    let headers = table.route(found.route).policy.cors.as_ref()?.preflight(facts.headers);
+    Some((found, headers))
 }
 
 fn side(
@@ -202,13 +235,7 @@ fn ambiguous(fault: PathFault) -> &'static str {
 }
 
 /// `Location` of a redirect: what the rule names replaces what the client used.
-fn location(
-    redirect: &Redirect,
-    ctx: &Context,
-    path: &str,
-    query: Option<&str>,
-    alternative: u16,
-) -> banyan_routes::cors::Added {
+fn location(redirect: &Redirect, ctx: &Context, path: &str, query: Option<&str>, alternative: u16) -> Added {
     let scheme = match redirect.scheme {
         Some(Scheme::Http) => "http",
         Some(Scheme::Https) => "https",

@@ -26,6 +26,10 @@ pub fn received(
     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
         return Ok(());
     }
+    if response.status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+        // Nobody asked for a tunnel; what follows would be read by no one's rules.
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 to an ordinary request").into_up());
+    }
     if let Some(sent) = &ctx.sent {
         let took = sent.at.elapsed();
         sent.backend.response_seconds.observe(took.as_secs_f64());
@@ -90,6 +94,18 @@ fn own_cookie(key: &str, https: bool) -> HeaderValue {
 
 /// What belongs to the connection to the backend stays there.
 fn hop_by_hop(session: &mut Session, response: &mut ResponseHeader) -> Result<()> {
+    let nominated: Vec<String> = response
+        .headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|line| line.to_str().ok())
+        .flat_map(|line| line.split(','))
+        .map(|token| token.trim().to_ascii_lowercase())
+        .filter(|token| !matches!(token.as_str(), "" | "close" | "keep-alive" | "upgrade" | "content-length"))
+        .collect();
+    for name in &nominated {
+        response.remove_header(name.as_str());
+    }
     for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"] {
         response.remove_header(name);
     }

@@ -120,10 +120,16 @@ fn edit_request(request: &mut RequestHeader, edits: &HeaderEdits) -> Result<()> 
     Ok(())
 }
 
-/// Counts a chunk of the request body against the limit.
+/// Counts a chunk of the request body against the limit, and holds it to the total time.
 pub fn body(ctx: &mut Context, chunk: Option<&bytes::Bytes>, max: u64) -> Result<()> {
     ctx.request_bytes += chunk.map_or(0, |chunk| chunk.len() as u64);
-    if ctx.upgrade || ctx.request_bytes <= max {
+    let tunnel = ctx.status == 101;
+    let total = ctx.route().and_then(|route| route.policy.timeouts.total).filter(|_| !tunnel);
+    if total.is_some_and(|total| ctx.started.elapsed() > total) {
+        ctx.cause = Some("total_timeout");
+        return Err(Error::explain(ErrorType::HTTPStatus(504), "total timeout").into_down());
+    }
+    if tunnel || ctx.request_bytes <= max {
         return Ok(());
     }
     ctx.cause = Some("body_too_large");

@@ -111,6 +111,23 @@ impl Lowering {
                 "no `legacy` or `serverless`",
             );
         }
+        let idle = [
+            (raw.rewrite.is_some(), "rewrite"),
+            (raw.request_headers.is_some(), "request_headers"),
+            (raw.response_headers.is_some(), "response_headers"),
+            (raw.timeouts.is_some(), "timeouts"),
+            (raw.retry.is_some(), "retry"),
+            (raw.fallback.is_some(), "fallback"),
+        ];
+        for (_, field) in idle.into_iter().filter(|(given, _)| *given) {
+            self.error(
+                "field_without_backend",
+                file,
+                format_args!("{at}.{field}@key"),
+                "this has no effect on a route that answers itself",
+                "it left out; headers of an own answer stand in `respond.headers`",
+            );
+        }
         match (raw.redirect.as_deref(), raw.respond.as_deref()) {
             (Some(redirect), _) => self.redirect(file, format_args!("{at}.redirect"), redirect, patterns),
             (None, Some(respond)) => self.respond(file, format_args!("{at}.respond"), respond),

@@ -93,6 +93,15 @@ impl Lowering {
         for (name, value) in raw.headers.iter() {
             let path = format_args!("{at}.headers.{name}");
             let Some(parsed) = self.header_name(file, format_args!("{path}@key"), name) else { continue };
+            if parsed == http::header::HOST {
+                self.error(
+                    "match_host_header",
+                    file,
+                    format_args!("{path}@key"),
+                    "HTTP/2 has no Host header, so this would hold over HTTP/1 only",
+                    "`host`",
+                );
+            }
             if headers.iter().any(|(other, _)| *other == parsed) {
                 self.error(
                     "header_duplicate",
