@@ -232,4 +232,23 @@ impl RouteMetrics {
             .get_or_init(|| metrics.request_duration.with_label_values(&[route, side]))
             .observe(seconds);
     }
+
+    /// Takes the series of a route that is gone out of the registry; requests still under way count into the void.
+    pub fn forget(&self, metrics: &Metrics, route: &str) {
+        for side in Side::ALL.map(Side::as_str).into_iter().chain([NONE]) {
+            let _ = metrics.request_duration.remove_label_values(&[route, side]);
+        }
+        let _ = metrics.fallbacks.remove_label_values(&[route]);
+        let _ = metrics.retries.remove_label_values(&[route]);
+        for (slot, codes) in self.requests.iter().enumerate() {
+            let Some(codes) = codes.get() else { continue };
+            let (side, reason) = match Side::ALL.get(slot / Reason::ALL.len()) {
+                Some(side) => (side.as_str(), Reason::ALL[slot % Reason::ALL.len()].as_str()),
+                None => (NONE, NONE),
+            };
+            for (code, _) in CODES.iter().zip(codes.iter()).filter(|(_, counter)| counter.get().is_some()) {
+                let _ = metrics.requests.remove_label_values(&[route, side, reason, &code.to_string()]);
+            }
+        }
+    }
 }

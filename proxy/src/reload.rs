@@ -222,8 +222,15 @@ impl Reloader {
     }
 
     fn publish(&mut self, serving: Arc<Serving>) {
-        self.serving = Some(serving.clone());
+        let before = self.serving.replace(serving.clone());
         self.live.publish(Live::new(serving.clone(), self.kills.clone()));
+        for (route, runtime) in
+            before.iter().flat_map(|before| before.table.routes.iter().zip(&before.routes))
+        {
+            if !serving.table.by_id.contains_key(&route.id) {
+                runtime.metrics.forget(&self.metrics, &route.id);
+            }
+        }
         // Counted afterwards: thousands of gauges must not stand between a rule and its first request.
         self.metrics.config_info.reset();
         self.metrics.config_info.with_label_values(&[serving.table.revision.as_str()]).set(1);

@@ -3,7 +3,7 @@
 //!
 //! Input: YAML. Output: `RuleFile`. Must not: know whether names resolve or stages make sense; that is `compile`.
 
-use crate::forms::{OneOrMany, UniqueMap};
+use crate::forms::{OneOrMany, UniqueMap, given};
 use crate::ids::Side;
 use crate::terms::{Condition, FailureKind, KeySource, LatencyBound, Parity, RateBound};
 use crate::units::{ByteSize, Percent, Rate, Span};
@@ -181,13 +181,19 @@ shapes! {
 
     /// All fields given must hold. Exactly one of `path`, `prefix` and `regex`, or none for every path.
     pub struct Match {
+        #[serde(default, deserialize_with = "given")]
         pub host: Option<String>,
         /// Exact, or a template: `/orders/{id}`, `/files/{rest*}`.
+        #[serde(default, deserialize_with = "given")]
         pub path: Option<String>,
+        #[serde(default, deserialize_with = "given")]
         pub prefix: Option<String>,
+        #[serde(default, deserialize_with = "given")]
         pub regex: Option<String>,
         /// With `regex` only, and needed there: higher is tried first.
+        #[serde(default, deserialize_with = "given")]
         pub priority: Option<i32>,
+        #[serde(default, deserialize_with = "given")]
         pub methods: Option<Vec<String>>,
         #[serde(default)]
         pub headers: UniqueMap<ValueMatch>,
@@ -196,6 +202,7 @@ shapes! {
         #[serde(default)]
         pub cookies: UniqueMap<ValueMatch>,
         /// The name of a listener of the settings.
+        #[serde(default, deserialize_with = "given")]
         pub listener: Option<String>,
     }
 

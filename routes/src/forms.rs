@@ -73,6 +73,11 @@ impl<T: JsonSchema> JsonSchema for UniqueMap<T> {
     }
 }
 
+/// A field that, once it is named, must have a value: `path:` with nothing behind it would otherwise mean every path.
+pub fn given<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
 /// One `T`, or a list of them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OneOrMany<T> {

@@ -175,7 +175,11 @@ pub fn public_location(
     if !addresses.backend.iter().any(|own| same_authority(own, authority, scheme)) {
         return None;
     }
-    let path = if rest[end..].starts_with('/') { back(&rest[end..]) } else { rest[end..].to_owned() };
+    let path = match &rest[end..] {
+        "" => back("/"),
+        path if path.starts_with('/') => back(path),
+        other => other.to_owned(),
+    };
     Some(format!("{}://{}{path}", addresses.public_scheme, addresses.public_host))
 }
 

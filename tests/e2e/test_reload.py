@@ -200,6 +200,15 @@ def test_a_directory_that_is_replaced_is_watched_again(start):
     serves(banyan, "three")
 
 
+def test_a_route_that_is_gone_leaves_no_series(start):
+    banyan = start(Banyan, simple(0, "one").replace("id: r,", "id: before,"))
+    serves(banyan, "one")
+    assert banyan.metric("banyan_requests_total", route="before") >= 1
+    banyan.write_rules(simple(0, "two").replace("id: r,", "id: after,"))
+    serves(banyan, "two")
+    wait_for("the series to go", lambda: 'route="before"' not in banyan.api("/metrics")[1])
+
+
 def test_hup_and_the_admin_api_reload(start):
     banyan = start(Banyan, simple(0, "one"))
     assert banyan.cli("reload").returncode == 0
