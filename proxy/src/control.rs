@@ -22,7 +22,9 @@ use tokio::time::{Instant, sleep_until};
 /// After a finished change (rename, close, removal): other files of the same deployment follow within this.
 const QUIET_DONE: Duration = Duration::from_millis(15);
 /// After a write that is not closed yet: a half-written file may still be valid YAML, so it is given time.
-const QUIET_WRITING: Duration = Duration::from_millis(300);
+const QUIET_WRITING: Duration = Duration::from_millis(500);
+/// The same where the kernel tells us that the file is still open: its end will be told as well.
+const QUIET_UNCLOSED: Duration = Duration::from_secs(2);
 /// A directory that never comes to rest is read at least this often.
 const QUIET_MAX: Duration = Duration::from_secs(10);
 /// The look behind the events, and the whole of `watch: poll`.
@@ -194,8 +196,12 @@ impl ControlLoop {
                 waiting.writing.remove(path);
             }
         }
-        let at_rest = waiting.writing.is_empty() && !writing;
-        waiting.due = now + if at_rest { QUIET_DONE } else { QUIET_WRITING };
+        waiting.due = now
+            + match (waiting.writing.is_empty(), writing) {
+                (true, false) => QUIET_DONE,
+                (true, true) => QUIET_WRITING,
+                (false, _) => QUIET_UNCLOSED,
+            };
         waiting.print = fingerprint(&self.rules_dir);
     }
 

@@ -227,15 +227,15 @@ backends: {{l: {{urls: ["http://127.0.0.1:{airline.legacy}"]}}, s: {{urls: ["htt
 routes:
   - {{id: slow, match: {{prefix: /slow}}, legacy: l, stage: legacy, timeouts: {{first_byte: 200ms}}}}
   - {{id: total, match: {{prefix: /total}}, legacy: l, stage: legacy, timeouts: {{first_byte: 5s, total: 300ms}}}}
-  - {{id: read, match: {{prefix: /api, methods: [GET]}}, legacy: l, serverless: s, stage: serverless, timeouts: {{first_byte: 300ms}}, fallback: {{to: legacy, on: [timeout, 500]}}}}
-  - {{id: write, match: {{prefix: /api, methods: [POST]}}, legacy: l, serverless: s, stage: serverless, timeouts: {{first_byte: 300ms}}, fallback: {{to: legacy, on: [connect, timeout, 500]}}}}
+  - {{id: read, match: {{prefix: /api, methods: [GET]}}, legacy: l, serverless: s, stage: serverless, timeouts: {{first_byte: 1s}}, fallback: {{to: legacy, on: [timeout, 500]}}}}
+  - {{id: write, match: {{prefix: /api, methods: [POST]}}, legacy: l, serverless: s, stage: serverless, timeouts: {{first_byte: 1s}}, fallback: {{to: legacy, on: [connect, timeout, 500]}}}}
   - {{id: retried, match: {{prefix: /retried}}, legacy: l, stage: legacy, retry: {{attempts: 2, on: [503]}}}}
 """
     banyan = start(Banyan, rules)
     airline.faults("legacy", {"prefix": "/slow", "delay_ms": 3000}, {"prefix": "/total", "delay_ms": 3000}, {"prefix": "/retried", "status": 503})
     assert curl(banyan.url + "/slow")[0] == 504
     assert curl(banyan.url + "/total")[0] == 504
-    airline.faults("serverless", {"delay_ms": 3000})
+    airline.faults("serverless", {"delay_ms": 5000})
     _, headers, body = curl(banyan.url + "/api/flights/BA010")
     assert attribution(headers)["reason"] == "fallback" and json.loads(body)["id"] == "BA010"
     before = airline.ledger()["writes"]

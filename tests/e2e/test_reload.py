@@ -227,12 +227,12 @@ def test_hup_and_the_admin_api_reload(start):
 def test_term_cuts_no_request_in_flight_and_ends_when_idle(start):
     airline = start(Airline)
     rules = f'version: 1\ndefaults: {{legacy: l}}\nbackends: {{l: {{urls: ["http://127.0.0.1:{airline.legacy}"]}}}}\n'
-    banyan = start(Banyan, rules, settings="version: 1\ndrain: {delay: 500ms, deadline: 60s}\n")
-    airline.faults("legacy", {"prefix": "/api/flights", "delay_ms": 2500})
+    banyan = start(Banyan, rules, settings="version: 1\ndrain: {delay: 3s, deadline: 60s}\n")
+    airline.faults("legacy", {"prefix": "/api/flights", "delay_ms": 7000})
     clients = [subprocess.Popen(["curl", "-sS", "-o", "/dev/null", "-w", "%{http_code}", f"{banyan.url}/api/flights/BA010"], stdout=subprocess.PIPE, text=True) for _ in range(20)]
     wait_for("the requests to be in flight", lambda: banyan.metric("banyan_requests_in_flight") == 20)
     banyan.popen.send_signal(signal.SIGTERM)
-    wait_for("readiness to fail", lambda: banyan.api("/readyz", check=False)[0] == 503, seconds=2)
+    wait_for("readiness to fail", lambda: banyan.api("/readyz", check=False)[0] == 503, seconds=2.5)
     assert curl(f"{banyan.url}/healthz")[0] == 200, "the listeners stay open for the drain delay"
     wait_for("the listeners to close", lambda: not is_open(banyan.port), seconds=10)
     assert [client.communicate(timeout=30)[0] for client in clients] == ["200"] * 20
