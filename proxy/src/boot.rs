@@ -62,16 +62,13 @@ pub fn start(
 ) -> Result<Started> {
     // Two TLS providers could be linked one day; which one serves must not be chance.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    if settings.listeners.is_empty() {
-        return Err(anyhow!("no listener: give `--listen ADDRESS` or `listeners:` in the settings"));
-    }
     std::fs::create_dir_all(&settings.state_dir)
         .with_context(|| format!("state directory {}", settings.state_dir.display()))?;
     for listener in &mut settings.listeners {
         listener.address =
             bindable(listener.address).with_context(|| format!("listener `{}`", listener.name))?;
     }
-    settings.admin = settings.admin.map(bindable).transpose().context("admin listener")?;
+    settings.admin = bindable(settings.admin).context("admin listener")?;
     for field in &settings.ignored {
         tracing::warn!("settings: {field} is not enforced yet by this version");
     }
@@ -185,13 +182,11 @@ fn server(
     h2c.into_iter().for_each(|own| {
         server.add_service(own);
     });
-    if let Some(address) = settings.admin {
-        let admin = Admin { shared: shared.clone(), reload: control.reload.clone() };
-        let mut service = ListeningService::new("admin".into(), admin);
-        service.threads = Some(1);
-        service.add_tcp(&address.to_string());
-        server.add_service(service);
-    }
+    let admin = Admin { shared: shared.clone(), reload: control.reload.clone() };
+    let mut service = ListeningService::new("admin".into(), admin);
+    service.threads = Some(1);
+    service.add_tcp(&settings.admin.to_string());
+    server.add_service(service);
     Ok(server)
 }
 

@@ -7,7 +7,7 @@ use banyan_routes::locate::locate;
 use banyan_routes::units::{ByteSize, Percent, Span};
 use ipnet::IpNet;
 use serde::Deserialize;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -183,6 +183,10 @@ struct RawDrain {
     deadline: Option<Span>,
 }
 
+/// Where it listens when nothing is said: nowhere that others could reach.
+const LISTEN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+const ADMIN_DEFAULT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9901);
+
 /// One address clients come in by.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Listener {
@@ -220,7 +224,7 @@ pub enum AccessLog {
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listeners: Vec<Listener>,
-    pub admin: Option<SocketAddr>,
+    pub admin: SocketAddr,
     pub rules_dir: PathBuf,
     pub watch: Watch,
     pub state_dir: PathBuf,
@@ -292,14 +296,12 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         listeners.push(self::listener(listener, &resolve)?);
     }
     if !flags.listen.is_empty() {
-        let plain = |(number, address): (usize, &SocketAddr)| Listener {
-            name: if number == 0 { "public".into() } else { format!("public-{}", number + 1) },
-            address: *address,
-            tls: None,
-            h2: false,
-            h2c: false,
-        };
-        listeners = flags.listen.iter().enumerate().map(plain).collect();
+        let name = |number| if number == 0 { "public".into() } else { format!("public-{}", number + 1) };
+        let given = flags.listen.iter().enumerate();
+        listeners = given.map(|(number, address)| plain(name(number), *address)).collect();
+    }
+    if listeners.is_empty() {
+        listeners.push(plain("public".into(), LISTEN_DEFAULT));
     }
     for (number, listener) in listeners.iter().enumerate() {
         if listeners[..number].iter().any(|other| other.name == listener.name) {
@@ -345,7 +347,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
     ];
     Ok(Settings {
         listeners,
-        admin: flags.admin.or(admin.address),
+        admin: flags.admin.or(admin.address).unwrap_or(ADMIN_DEFAULT),
         rules_dir: flags.rules.clone().or(rules.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("rules")),
         watch: rules.watch.unwrap_or_default(),
         state_dir: flags.state.clone().or(state.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("state")),
@@ -369,6 +371,11 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         drain_deadline: raw.drain.deadline.map_or(Duration::from_secs(30), |span| span.0),
         ignored: given.into_iter().filter_map(|(given, name)| given.then_some(name)).collect(),
     })
+}
+
+/// A listener for HTTP/1 without TLS.
+fn plain(name: String, address: SocketAddr) -> Listener {
+    Listener { name, address, tls: None, h2: false, h2c: false }
 }
 
 fn listener(raw: RawListener, resolve: &impl Fn(PathBuf) -> PathBuf) -> Result<Listener, String> {

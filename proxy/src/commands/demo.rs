@@ -38,7 +38,7 @@ pub fn run(listen: SocketAddr, admin: SocketAddr, traffic: bool) -> Exit {
     announce(&running);
     let shared = running.shared().clone();
     let address = shared.settings.listeners[0].address;
-    let admin = shared.settings.admin.unwrap_or(admin);
+    let admin = shared.settings.admin;
     say!("Banyan demo");
     say!("  proxy      http://{address}/        try: curl -i http://{address}/api/flights/BA010");
     say!("  admin      http://{admin}/api/v1/routes   metrics: http://{admin}/metrics");

@@ -55,7 +55,5 @@ pub fn announce(running: &Running) {
         let scheme = if listener.tls.is_some() { "https" } else { "http" };
         eprintln!("listening {} {scheme}://{}", listener.name, listener.address);
     }
-    if let Some(admin) = settings.admin {
-        eprintln!("listening admin http://{admin}");
-    }
+    eprintln!("listening admin http://{}", settings.admin);
 }
