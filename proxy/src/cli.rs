@@ -28,7 +28,7 @@ enum Output {
 #[derive(Args)]
 struct Remote {
     /// The admin API of a running proxy.
-    #[arg(long, env = "BANYAN_ADMIN_URL", default_value = "http://127.0.0.1:9901", value_name = "URL")]
+    #[arg(long, env = "BANYAN_ADMIN", default_value = "http://127.0.0.1:9901", value_name = "URL")]
     admin: String,
     /// A file that holds the bearer token.
     #[arg(long, env = "BANYAN_TOKEN_FILE", value_name = "FILE")]
@@ -48,7 +48,7 @@ enum Command {
         /// Repeat for several plain HTTP listeners; replaces those of the settings.
         #[arg(long, env = "BANYAN_LISTEN", value_name = "ADDR", value_delimiter = ',')]
         listen: Vec<SocketAddr>,
-        #[arg(long, env = "BANYAN_ADMIN", value_name = "ADDR")]
+        #[arg(long, env = "BANYAN_ADMIN", value_parser = admin_address, value_name = "ADDR")]
         admin: Option<SocketAddr>,
         #[arg(long, env = "BANYAN_STATE", value_name = "DIR")]
         state: Option<PathBuf>,
@@ -60,7 +60,7 @@ enum Command {
     Demo {
         #[arg(long, env = "BANYAN_LISTEN", value_name = "ADDR", default_value = "127.0.0.1:8080")]
         listen: SocketAddr,
-        #[arg(long, env = "BANYAN_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:9901")]
+        #[arg(long, env = "BANYAN_ADMIN", value_parser = admin_address, value_name = "ADDR", default_value = "127.0.0.1:9901")]
         admin: SocketAddr,
         #[arg(long, env = "BANYAN_NO_TRAFFIC")]
         no_traffic: bool,
@@ -144,6 +144,11 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+}
+
+/// An address, also in the form of the URL that other commands take: one variable serves all of them.
+fn admin_address(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {
+    text.trim_start_matches("http://").trim_end_matches('/').parse()
 }
 
 /// Parses and runs.

@@ -51,7 +51,8 @@ impl ReadCache {
         let known = self.files.entry(name.to_owned()).or_default();
         let fresh = keys.iter().filter(|key| !known.contains_key(key)).count();
         let quick = fresh * 100 <= keys.len() * FRESH_PERCENT_MAX;
-        let rules = match quick.then(|| assemble(&cut, &keys, known)).flatten() {
+        let parts = if quick { assemble(&cut, &keys, known) } else { halves(&cut) };
+        let rules = match parts {
             Some(rules) => rules,
             None => read(file, text)?,
         };
@@ -61,6 +62,30 @@ impl ReadCache {
         }
         Ok(rules)
     }
+}
+
+/// Items from which reading on two threads pays for starting one.
+const HALVES_MIN: usize = 1_000;
+
+/// The file with its items read on two threads: a large file that is new, in half the time. `None` when anything does not fit.
+fn halves(cut: &Cut<'_>) -> Option<RuleFile> {
+    if cut.items.len() < HALVES_MIN {
+        return None;
+    }
+    let (front, back) = cut.items.split_at(cut.items.len() / 2);
+    // A run of items is a list by itself: they stand at one column.
+    let list = |items: &[&str]| {
+        let routes = serde_yaml::from_str::<Vec<Arc<Route>>>(&items.concat()).ok();
+        routes.filter(|routes| routes.len() == items.len())
+    };
+    let (front, back) = std::thread::scope(|scope| {
+        let back = scope.spawn(|| list(back));
+        (list(front), back.join().ok().flatten())
+    });
+    let mut rules = serde_yaml::from_str::<RuleFile>(&cut.rest).ok().filter(|rules| rules.version == 1)?;
+    rules.routes = front?;
+    rules.routes.extend(back?);
+    Some(rules)
 }
 
 /// The file from known items and the few new ones; `None` as soon as anything does not fit.

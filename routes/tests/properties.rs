@@ -301,3 +301,23 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn a_large_file_reads_the_same_in_halves() {
+    let items: String = (0..3_000)
+        .map(|number| match number % 3 {
+            0 => format!("  - {{id: r{number}, match: {{path: /p{number}}}, legacy: b}}\n"),
+            1 => format!(
+                "  # about r{number}\n  - id: r{number}\n    match: {{path: /p{number}}}\n\n    legacy: b\n"
+            ),
+            _ => format!("  - id: r{number}\n    match:\n      - path: /p{number}\n    legacy: b # here\n"),
+        })
+        .collect();
+    let text = format!(
+        "version: 1\nbackends: {{b: {{urls: [\"http://127.0.0.1:1\"]}}}}\nroutes:\n{items}tests: []\n"
+    );
+    let read = |text: &str| banyan_routes::read::ReadCache::default().read(0, "rules.yaml", text);
+    assert_eq!(read(&text), banyan_routes::read::read(0, &text));
+    let broken = text.replace("id: r2000\n", "id: r2000\n    owner: \"open\n");
+    assert_eq!(read(&broken), banyan_routes::read::read(0, &broken));
+}
