@@ -109,7 +109,8 @@ listeners:
             assert banyan.revision() == before and "backend_unknown" in banyan.text()
         banyan.write_rules(generation(number, a, airline.legacy, ws_port))
         known[wait_for("the new revision", lambda: (r := banyan.revision()) != before and r)] = str(number)
-        assert banyan.metric("banyan_config_last_reload_successful") == 1
+        # Counted just after it is published.
+        wait_for("the count", lambda: banyan.metric("banyan_config_last_reload_successful") == 1)
     for client in clients:
         client.running = False
         client.join(20)
