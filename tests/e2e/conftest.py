@@ -179,6 +179,10 @@ class Banyan(Process):
                     total, found = total + float(line.rsplit(" ", 1)[1]), True
         return total if found else None
 
+    def counts(self, expected, name, **labels):
+        """Waits for a metric to be `expected`: requests are counted after the client has its answer."""
+        wait_for(f"{name}{labels} to be {expected}", lambda: (self.metric(name, **labels) or 0) == expected)
+
     def revision(self):
         return self.api("/api/v1/revision")[1]["revision"]
 

@@ -149,6 +149,7 @@ def test_a_running_proxy_answers_the_commands(start, tmp_path):
         curl("-H", "X-Staff: true", proxy.url + "/api/flights/BA010")
     status = proxy.cli("status")
     assert status.returncode == 0 and proxy.revision() in status.stdout and "accepted" in status.stdout
+    proxy.counts(3, "banyan_requests_total", route="flight-detail", side="serverless")
     routes = json.loads(proxy.cli("routes", "--output", "json").stdout)
     detail = next(route for route in routes["routes"] if route["id"] == "flight-detail")
     assert detail["requests"]["serverless"]["answered"] == 3 and detail["share_ppm"] == 250_000

@@ -204,7 +204,7 @@ def test_a_directory_that_is_replaced_is_watched_again(start):
 def test_a_route_that_is_gone_leaves_no_series(start):
     banyan = start(Banyan, simple(0, "one").replace("id: r,", "id: before,"))
     serves(banyan, "one")
-    assert banyan.metric("banyan_requests_total", route="before") >= 1
+    wait_for("the count", lambda: banyan.metric("banyan_requests_total", route="before"))
     banyan.write_rules(simple(0, "two").replace("id: r,", "id: after,"))
     serves(banyan, "two")
     wait_for("the series to go", lambda: 'route="before"' not in banyan.api("/metrics")[1])
