@@ -12,7 +12,7 @@ use crate::proxy::Shared;
 use crate::reload::{Outcome, Reloader};
 use crate::service::Service;
 use crate::settings::{Listener, Settings};
-use crate::targets::resolve::Resolver;
+use crate::targets::supplies::Supplies;
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
 use banyan_routes::problem::Source;
@@ -91,12 +91,13 @@ pub fn start(
     let (reload, requests) = mpsc::channel::<ReloadRequest>(16);
     let first = control_runtime.block_on(async {
         let signals = Signals::install()?;
-        let mut reloader = Reloader::new(&settings, live.clone(), metrics.clone(), Arc::new(Resolver::new()));
+        let supplies = Arc::new(Supplies::new(&settings.aws, metrics.clone(), POOL_CONNECTIONS));
+        let mut reloader = Reloader::new(&settings, live.clone(), metrics.clone(), supplies.clone());
         reloader.look_at_kills();
         let (outcome, sources) = reloader.reload().await;
-        anyhow::Ok((signals, reloader, outcome, sources))
+        anyhow::Ok((signals, reloader, supplies, outcome, sources))
     })?;
-    let (signals, reloader, outcome, sources) = first;
+    let (signals, reloader, supplies, outcome, sources) = first;
     if !outcome.accepted && !wait_for_rules {
         return Ok(Started::Refused(outcome, sources));
     }
@@ -119,7 +120,7 @@ pub fn start(
         on_hup: Box::new(on_hup),
     };
     control_runtime.spawn(control_loop.run());
-    let shared = Arc::new(Shared { settings, live, metrics, log, draining: draining.clone() });
+    let shared = Arc::new(Shared { settings, live, metrics, log, draining: draining.clone(), supplies });
     let control = Control { reload, draining, stop: stopped };
     let mut server = server(&shared, &certificates, &control)?;
     extra.into_iter().for_each(|service| {

@@ -4,6 +4,7 @@
 //! borrowed from the snapshot it holds.
 
 use crate::facts::Client;
+use crate::lambda::report::Report;
 use crate::live::{Live, RouteRuntime};
 use crate::targets::backend::{Endpoint, RunningBackend};
 use crate::trace::Trace;
@@ -57,6 +58,10 @@ pub struct Context {
     pub sent: Option<Sent>,
     pub tries: u32,
     pub retries: u8,
+    /// The next try waits a random moment.
+    pub pause: bool,
+    /// Whether the body is held whole, and sent by ourselves.
+    pub whole: bool,
     /// How many more addresses of this backend may be tried after a failed connect.
     pub other_addresses: usize,
     /// What made the last try fail.
@@ -68,6 +73,10 @@ pub struct Context {
     pub status: u16,
     /// Why Banyan answered itself.
     pub cause: Option<&'static str>,
+    /// What AWS said of a call that failed, bounded; for the log only.
+    pub detail: Option<Box<str>>,
+    /// What the call's REPORT line said, where it was asked for.
+    pub report: Option<Report>,
     _in_flight: InFlight,
 }
 
@@ -88,6 +97,8 @@ impl Context {
             sent: None,
             tries: 0,
             retries: 0,
+            pause: false,
+            whole: false,
             other_addresses: 0,
             failed: None,
             upgrade: false,
@@ -96,6 +107,8 @@ impl Context {
             first_byte: None,
             status: 0,
             cause: None,
+            detail: None,
+            report: None,
             _in_flight: in_flight,
         }
     }

@@ -8,8 +8,11 @@
 //!
 //! Modules stand in reading order, and a file uses only files above it.
 
-pub mod settings;
 pub mod metrics;
+pub mod client;
+pub mod aws;
+pub mod settings;
+pub mod lambda;
 pub mod targets;
 pub mod state;
 pub mod live;

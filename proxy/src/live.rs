@@ -3,6 +3,7 @@
 //! Input: a compiled table with its running backends, and the kill switches. Output: `Live`, loaded once per request.
 //! Must not: be changed in place; a response never comes from two rule sets.
 
+use crate::lambda::usage::{Figures, Usage};
 use crate::metrics::RouteMetrics;
 use crate::state::kill::KillSet;
 use crate::targets::backend::RunningBackend;
@@ -12,7 +13,7 @@ use banyan_routes::decide::Conditions;
 use banyan_routes::ids::Side;
 use banyan_routes::table::{Route, RouteTable};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A table with everything that was prepared for it.
 pub struct Serving {
@@ -28,6 +29,8 @@ pub struct Serving {
 #[derive(Default)]
 pub struct RouteRuntime {
     pub metrics: RouteMetrics,
+    /// What its functions have used, by `Side::index`; made with the first report.
+    usage: [OnceLock<Box<Usage>>; 2],
     /// Millionths of a retry that may be spent; see `RouteRuntime::may_retry`.
     retry_tokens: AtomicI64,
 }
@@ -37,6 +40,15 @@ const RETRY_TOKENS_MAX: i64 = 10 * PPM;
 const PPM: i64 = banyan_routes::ids::PPM as i64;
 
 impl RouteRuntime {
+    /// Where the reports of a side's function are added up.
+    pub fn usage(&self, side: Side) -> &Usage {
+        self.usage[side.index()].get_or_init(Box::default)
+    }
+
+    pub fn figures(&self, side: Side) -> Option<Figures> {
+        self.usage[side.index()].get()?.figures()
+    }
+
     /// Each request earns its share of a retry.
     pub fn earn(&self, budget_ppm: u32) {
         let earned =

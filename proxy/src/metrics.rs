@@ -39,6 +39,18 @@ pub struct Metrics {
     pub config_info: IntGaugeVec,
     pub log_dropped: IntCounter,
     pub inflight: IntGauge,
+    pub buffered: IntGauge,
+    pub credentials_available: IntGauge,
+    pub credentials_expiry: IntGauge,
+    pub credentials_failures: IntCounter,
+    pub signature_refused: IntCounterVec,
+    pub lambda_billed: HistogramVec,
+    pub lambda_cold_starts: IntCounterVec,
+    pub lambda_errors: IntCounterVec,
+    pub lambda_memory_configured: IntGaugeVec,
+    pub lambda_memory_used: IntGaugeVec,
+    pub lambda_cost: GaugeVec,
+    pub lambda_warm_calls: IntCounterVec,
 }
 
 impl Metrics {
@@ -147,6 +159,81 @@ impl Metrics {
             inflight: register(
                 &registry,
                 IntGauge::with_opts(opts("requests_in_flight", "Requests being served now.")),
+            ),
+            buffered: register(
+                &registry,
+                IntGauge::with_opts(opts(
+                    "buffered_bytes",
+                    "Request bodies held whole, for functions and signatures.",
+                )),
+            ),
+            credentials_available: register(
+                &registry,
+                IntGauge::with_opts(opts(
+                    "credentials_available",
+                    "1 while AWS credentials are at hand and have not expired.",
+                )),
+            ),
+            credentials_expiry: register(
+                &registry,
+                IntGauge::with_opts(opts(
+                    "credentials_expiry_timestamp_seconds",
+                    "When the AWS credentials expire, in Unix time; 0 when they do not.",
+                )),
+            ),
+            credentials_failures: register(
+                &registry,
+                IntCounter::with_opts(opts(
+                    "credentials_failures_total",
+                    "Attempts to get AWS credentials that failed.",
+                )),
+            ),
+            signature_refused: counter(
+                "signature_refused_total",
+                "Signed requests that AWS refused for their signature or credentials.",
+                &["backend"],
+            ),
+            lambda_billed: register(
+                &registry,
+                HistogramVec::new(
+                    latency("lambda_billed_seconds", "Time billed per call, from the log's REPORT line."),
+                    &["route", "function"],
+                ),
+            ),
+            lambda_cold_starts: counter(
+                "lambda_cold_starts_total",
+                "Calls that started a new instance, from the log's REPORT line.",
+                &["route", "function"],
+            ),
+            lambda_errors: counter(
+                "lambda_errors_total",
+                "Calls of functions that failed, by what failed.",
+                &["backend", "code"],
+            ),
+            lambda_memory_configured: gauge(
+                "lambda_memory_configured_bytes",
+                "Memory a function is configured with, from the log's REPORT line.",
+                &["function"],
+            ),
+            lambda_memory_used: gauge(
+                "lambda_memory_used_bytes",
+                "The most memory a call of the function has used.",
+                &["function"],
+            ),
+            lambda_cost: register(
+                &registry,
+                GaugeVec::new(
+                    opts(
+                        "lambda_cost_per_million_requests",
+                        "Estimated price of a million requests, in the currency of the price table.",
+                    ),
+                    &["route", "function"],
+                ),
+            ),
+            lambda_warm_calls: counter(
+                "lambda_warm_calls_total",
+                "Calls made to keep or make instances ready.",
+                &["backend", "result"],
             ),
             registry: registry.clone(),
         };

@@ -6,6 +6,7 @@ use crate::access_log::LogSender;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::targets::supplies::Supplies;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,6 +16,7 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub log: LogSender,
     pub draining: Arc<AtomicBool>,
+    pub supplies: Arc<Supplies>,
 }
 
 impl Shared {

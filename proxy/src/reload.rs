@@ -10,8 +10,11 @@ use crate::settings::Settings;
 use crate::state::kill::KillSet;
 use crate::targets::backend::RunningBackend;
 use crate::targets::health;
-use crate::targets::resolve::Resolver;
+use crate::targets::resolve;
+use crate::targets::supplies::Supplies;
+use crate::targets::warm;
 use banyan_routes::compile::ReadFile;
+use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::problem::{Place, Problem, Report, Source, report};
 use banyan_routes::read::ReadCache;
 use banyan_routes::rule_tests::compile_and_test;
@@ -20,7 +23,13 @@ use banyan_routes::table::{RouteTable, Stage};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use tokio::task::JoinSet;
+
+/// A cold start takes a second or a few; a rule set does not wait longer than this for warm instances.
+const WARM_WAIT_MAX: Duration = Duration::from_secs(10);
+/// How often the kill switches are looked at meanwhile.
+const KILL_LOOK: Duration = Duration::from_millis(50);
 
 /// What came of one reload.
 #[derive(Clone, Debug, Serialize)]
@@ -42,7 +51,7 @@ pub struct Reloader {
     listeners: Vec<String>,
     live: Arc<LiveTable>,
     metrics: Arc<Metrics>,
-    resolver: Arc<Resolver>,
+    supplies: Arc<Supplies>,
     /// What serves, for reuse of files and backends that did not change.
     serving: Option<Arc<Serving>>,
     kills: KillSet,
@@ -54,7 +63,7 @@ impl Reloader {
         settings: &Settings,
         live: Arc<LiveTable>,
         metrics: Arc<Metrics>,
-        resolver: Arc<Resolver>,
+        supplies: Arc<Supplies>,
     ) -> Reloader {
         Reloader {
             rules_dir: settings.rules_dir.clone(),
@@ -62,7 +71,7 @@ impl Reloader {
             listeners: settings.listeners.iter().map(|listener| listener.name.clone()).collect(),
             live,
             metrics,
-            resolver,
+            supplies,
             serving: None,
             kills: KillSet::default(),
             cache: ReadCache::default(),
@@ -120,6 +129,7 @@ impl Reloader {
             return Ok((None, warnings));
         }
         let backends = self.backends(&table).await?;
+        self.warm(&table, &backends).await;
         let routes = self.runtimes(&table);
         Ok((Some(Arc::new(Serving { table, files, backends, routes })), warnings))
     }
@@ -175,24 +185,21 @@ impl Reloader {
             let known = self.serving.iter().flat_map(|serving| &serving.backends).find(|backend| {
                 // Certificates are files: they may have changed under the same definition.
                 backend.definition == *definition
-                    && definition.tls == banyan_routes::table::BackendTls::default()
+                    && definition.tls == banyan_routes::backend::BackendTls::default()
             });
             if let Some(known) = known {
                 running.push(known.clone());
                 continue;
             }
-            let seconds = self.metrics.upstream_duration.with_label_values(&[&*definition.id]);
-            match RunningBackend::new(definition, &self.rules_dir, seconds) {
+            match RunningBackend::new(definition, &self.rules_dir, &self.supplies) {
                 Ok(backend) => {
                     let backend = Arc::new(backend);
                     fresh.push(backend.clone());
                     running.push(backend);
                 }
-                Err(error) => {
-                    let text = format!("backend \"{}\": {error}", definition.id);
-                    problems.push(
-                        Problem::error("tls_file", Place::Nowhere, text).expected("a readable PEM file"),
-                    );
+                Err(unusable) => {
+                    let text = format!("backend \"{}\": {}", definition.id, unusable.text);
+                    problems.push(Problem::error(unusable.code, Place::Nowhere, text));
                 }
             }
         }
@@ -200,16 +207,51 @@ impl Reloader {
             return Err(problems);
         }
         let started = fresh.iter().map(|backend| {
-            let (resolver, backend, metrics) = (self.resolver.clone(), backend.clone(), self.metrics.clone());
+            let (supplies, backend) = (self.supplies.clone(), backend.clone());
             tokio::spawn(async move {
-                resolver.start(&backend).await;
-                health::start(&backend, metrics);
+                resolve::start(&supplies.resolver, &backend).await;
+                if let Some(token) = &backend.token {
+                    token.start(&supplies).await;
+                }
+                if backend.definition.needs_whole_body() {
+                    supplies.credentials.start().await;
+                }
+                health::start(&backend, supplies.metrics.clone());
+                warm::start(&backend, &supplies);
             })
         });
         for task in started.collect::<Vec<_>>() {
             let _ = task.await;
         }
         Ok(running)
+    }
+
+    /// Before more users are sent to a function that says so, its instances are started. Waited for a bounded time, during which
+    /// kill switches work as ever.
+    async fn warm(&mut self, table: &RouteTable, backends: &[Arc<RunningBackend>]) {
+        let share = |table: &RouteTable, id: &str| {
+            table.by_id.get(id).map_or(SharePpm::ZERO, |at| table.route(*at).stage.share())
+        };
+        let mut raised: Vec<u32> = Vec::new();
+        for route in &table.routes {
+            let before =
+                self.serving.as_ref().map_or(SharePpm::ZERO, |serving| share(&serving.table, &route.id));
+            let backend = route.backend(Side::Serverless).filter(|_| route.stage.share() > before);
+            raised.extend(backend.filter(|at| !raised.contains(at)));
+        }
+        let mut calls = JoinSet::new();
+        for backend in raised.into_iter().map(|at| backends[at as usize].clone()) {
+            if backend.function.as_ref().is_some_and(|function| function.target.warm.is_some()) {
+                let supplies = self.supplies.clone();
+                calls.spawn(async move { warm::calls(&backend, &supplies).await });
+            }
+        }
+        let deadline = Instant::now() + WARM_WAIT_MAX;
+        while !calls.is_empty() && Instant::now() < deadline {
+            let _ = tokio::time::timeout(KILL_LOOK, calls.join_next()).await;
+            self.look_at_kills();
+        }
+        calls.detach_all();
     }
 
     /// Counts and budgets of a route go on over a reload, as long as its id stays.

@@ -3,7 +3,7 @@
 //! Input: the framework's callbacks. Output: none of its own. Must not: hold logic; ten lines a hook at most.
 
 use crate::context::{Context, InFlight};
-use crate::hooks::{again, fail, finish, request, response, rewrite, upstream};
+use crate::hooks::{again, fail, finish, request, response, rewrite, upstream, whole};
 use crate::proxy::Shared;
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -36,10 +36,14 @@ impl ProxyHttp for Service {
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {
-        request::run(&self.0, session, ctx).await
+        if request::run(&self.0, session, ctx).await? {
+            return Ok(true);
+        }
+        whole::run(&self.0, session, ctx).await
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+        again::pause(ctx).await;
         upstream::peer(&self.0, session, ctx)
     }
 
@@ -59,7 +63,7 @@ impl ProxyHttp for Service {
         head: &mut RequestHeader,
         ctx: &mut Context,
     ) -> Result<()> {
-        rewrite::run(head, ctx)
+        rewrite::run(head, ctx, &[])
     }
 
     async fn request_body_filter(

@@ -3,10 +3,13 @@
 //! Input: a settings file and the flags of `run`. Output: `Settings` with paths resolved against the file's folder. Must
 //! not: open the files it names, except to read the override key.
 
+use crate::aws::endpoint::{AwsSettings, Price};
+use banyan_routes::backend::Origin;
 use banyan_routes::locate::locate;
 use banyan_routes::units::{ByteSize, Percent, Span};
 use ipnet::IpNet;
 use serde::Deserialize;
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -30,11 +33,8 @@ struct Raw {
     override_key: Option<PathBuf>,
     #[serde(default)]
     trusted_proxies: Vec<IpNet>,
-    #[expect(
-        dead_code,
-        reason = "used by the Lambda target; accepted so that one settings file serves both"
-    )]
-    aws: Option<RawAws>,
+    #[serde(default)]
+    aws: RawAws,
     #[serde(default)]
     drain: RawDrain,
 }
@@ -131,6 +131,7 @@ struct RawLimits {
     body_rate: Option<BytesPerSecond>,
     idle: Option<Span>,
     connections: Option<usize>,
+    buffered: Option<ByteSize>,
 }
 
 /// `1KiB/s`.
@@ -161,19 +162,22 @@ struct RawTracing {
     otlp: Option<String>,
 }
 
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawAws {
-    #[expect(
-        dead_code,
-        reason = "used by the Lambda target; accepted so that one settings file serves both"
-    )]
     region: Option<String>,
-    #[expect(
-        dead_code,
-        reason = "used by the Lambda target; accepted so that one settings file serves both"
-    )]
     endpoint_url: Option<String>,
+    #[serde(default)]
+    prices: BTreeMap<String, RawPrice>,
+}
+
+/// In any currency; one region's prices, or `default`'s.
+#[derive(Clone, Copy, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPrice {
+    requests_per_million: f64,
+    gb_second: f64,
+    gb_second_arm64: Option<f64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -211,6 +215,8 @@ pub struct Limits {
     pub body_bytes: u64,
     /// How long a kept connection may be silent.
     pub idle: Duration,
+    /// Bodies held whole at one time, all requests together: for functions and signatures.
+    pub buffered_bytes: u64,
 }
 
 /// Where access log lines go.
@@ -240,6 +246,7 @@ pub struct Settings {
     pub drain_delay: Duration,
     /// After the listeners are closed: how long requests in flight may take.
     pub drain_deadline: Duration,
+    pub aws: AwsSettings,
     /// Fields that are accepted and not acted on yet; logged at start.
     pub ignored: Vec<&'static str>,
 }
@@ -335,6 +342,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         return Err("threads: 0 threads serve nobody; expected 1 or more".into());
     }
     let override_key = raw.override_key.map(&resolve).map(|path| override_key(&path)).transpose()?;
+    let aws = aws(raw.aws)?;
     let off = |value: &serde_yaml::Value| {
         matches!(value, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null)
             || value.as_str() == Some("off")
@@ -357,6 +365,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
             headers: raw.limits.headers.unwrap_or(100),
             body_bytes: raw.limits.body.map_or(1 << 30, |size| size.0),
             idle: raw.limits.idle.map_or(Duration::from_secs(60), |span| span.0),
+            buffered_bytes: raw.limits.buffered.map_or(256 << 20, |size| size.0),
         },
         access_log: match raw.logs.access.as_deref() {
             None | Some("stdout") => AccessLog::Stdout,
@@ -367,10 +376,27 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         attribution_header: raw.attribution_header.unwrap_or(false) || flags.attribution,
         override_key,
         trusted_proxies: raw.trusted_proxies,
+        aws,
         drain_delay: raw.drain.delay.map_or(Duration::from_secs(1), |span| span.0),
         drain_deadline: raw.drain.deadline.map_or(Duration::from_secs(30), |span| span.0),
         ignored: given.into_iter().filter_map(|(given, name)| given.then_some(name)).collect(),
     })
+}
+
+fn aws(raw: RawAws) -> Result<AwsSettings, String> {
+    let endpoint_url = raw.endpoint_url.as_deref().map(Origin::parse).transpose();
+    let endpoint_url = endpoint_url.map_err(|error| format!("aws.endpoint_url: {error}"))?;
+    let mut prices = Vec::new();
+    for (region, price) in raw.prices {
+        let gb_second_arm = price.gb_second_arm64.unwrap_or(price.gb_second);
+        let all = [price.requests_per_million, price.gb_second, gb_second_arm];
+        if all.iter().any(|price| !price.is_finite() || *price < 0.0) {
+            return Err(format!("aws.prices.{region}: a price is below zero; expected 0 or more"));
+        }
+        let RawPrice { requests_per_million, gb_second, .. } = price;
+        prices.push(Price { region, requests_per_million, gb_second_x86: gb_second, gb_second_arm });
+    }
+    Ok(AwsSettings { region: raw.region, endpoint_url, prices })
 }
 
 /// A listener for HTTP/1 without TLS.

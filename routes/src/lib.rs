@@ -24,6 +24,7 @@ pub mod lookup;
 pub mod bucket;
 pub mod rewrite;
 pub mod cors;
+pub mod backend;
 pub mod table;
 pub mod decide;
 pub mod override_header;

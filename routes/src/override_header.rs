@@ -7,7 +7,7 @@
 //! `route=<id>` in between it holds for that route only.
 
 use crate::ids::Side;
-use hmac::{Hmac, Mac};
+use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use std::fmt::Write;
 
@@ -62,8 +62,8 @@ pub fn verify(key: &[u8], value: &str, route: &str, now_unix_s: u64) -> Result<S
 
 fn mac(key: &[u8], text: &str) -> Hmac<Sha256> {
     // HMAC takes keys of any length; the error type exists for other MACs.
-    let mut mac = <Hmac<Sha256> as Mac>::new_from_slice(key)
-        .unwrap_or_else(|_| unreachable!("HMAC takes any key length"));
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(key).unwrap_or_else(|_| unreachable!("HMAC takes any key length"));
     mac.update(text.as_bytes());
     mac
 }

@@ -93,6 +93,52 @@ impl PathPattern {
         }
     }
 
+    /// As API Gateway writes it: `/orders/{id}`, `/files/{rest+}`; what a prefix or a regex leaves open is `{proxy+}`.
+    pub fn resource(&self) -> String {
+        let joined = |segments: &[Segment]| -> String {
+            let text = segments.iter().map(|segment| match segment {
+                Segment::Literal(text) => format!("/{text}"),
+                Segment::Param(name) => format!("/{{{name}}}"),
+            });
+            text.collect()
+        };
+        match self {
+            PathPattern::Exact(text) => text.to_string(),
+            PathPattern::Template(segments) => joined(segments),
+            PathPattern::Rest(segments, name) => format!("{}/{{{name}+}}", joined(segments)),
+            PathPattern::Prefix(text) => format!("{text}/{{proxy+}}"),
+            PathPattern::Regex(..) => "/{proxy+}".into(),
+        }
+    }
+
+    /// The names of `resource` with the raw parts of `path` they stand for.
+    pub fn parameters<'a>(&'a self, path: &'a str) -> Vec<(&'a str, &'a str)> {
+        let segments = match self {
+            PathPattern::Template(segments) | PathPattern::Rest(segments, _) => segments.as_slice(),
+            PathPattern::Exact(_) | PathPattern::Prefix(_) | PathPattern::Regex(..) => &[],
+        };
+        let parts = path.split('/').skip(1);
+        let mut found: Vec<(&str, &str)> = segments
+            .iter()
+            .zip(parts)
+            .filter_map(|(segment, part)| match segment {
+                Segment::Param(name) => Some((&**name, part)),
+                Segment::Literal(_) => None,
+            })
+            .collect();
+        let (name, skipped) = match self {
+            PathPattern::Rest(segments, name) => (&**name, segments.len()),
+            PathPattern::Prefix(text) => ("proxy", text.split('/').count() - 1),
+            PathPattern::Regex(..) => ("proxy", 0),
+            PathPattern::Exact(_) | PathPattern::Template(_) => return found,
+        };
+        let rest = path.match_indices('/').nth(skipped).map_or("", |(at, _)| &path[at + 1..]);
+        if !rest.is_empty() {
+            found.push((name, rest));
+        }
+        found
+    }
+
     /// Segment kinds from left to right: a literal outranks a parameter, a parameter outranks the end.
     fn shape(&self) -> Vec<u8> {
         match self {

@@ -37,11 +37,7 @@ impl Found<'_> {
     }
 
     fn backend(&mut self, name: &str, backend: &file::Backend) {
-        let fields = [
-            (backend.lambda.is_some(), "lambda", "calling a Lambda function by its API"),
-            (backend.sign.is_some(), "sign", "signing requests"),
-            (backend.connections.is_some(), "connections", "a cap on connections and its queue"),
-        ];
+        let fields = [(backend.connections.is_some(), "connections", "a cap on connections and its queue")];
         for (used, field, what) in fields {
             if used {
                 self.add(format!("backends.{name}.{field}{KEY}"), what);

@@ -3,8 +3,9 @@
 //! Input: built by `compile` only. Output: the route of a request, and everything a hook needs to act on it, prepared.
 //! Must not: hold raw text that is parsed again per request.
 
+use crate::backend::Backend;
 use crate::cors::Cors;
-use crate::file::{Connections, Effects, EncodedSlash, Lambda, PathsMode, Payload, Protocol, Scheme, Sign};
+use crate::file::{Effects, EncodedSlash, PathsMode, Scheme};
 use crate::ids::{Revision, SharePpm, Side};
 use crate::lookup::{Entry, Index};
 use crate::path::{PathFault, normalise, read_path};
@@ -147,6 +148,8 @@ pub struct Route {
     pub cohort: u32,
     /// Positions in `RouteTable::backends`, by `Side::index`.
     pub backends: [Option<u32>; 2],
+    /// Whether a side it may use needs the whole body first; see `Backend::needs_whole_body`.
+    pub whole_body: bool,
     /// `None`: as the method says.
     pub effects: Option<Effects>,
     pub policy: Arc<Policy>,
@@ -178,67 +181,6 @@ pub struct Cohort {
     pub keys: Vec<KeySource>,
     pub allow: Vec<Condition>,
     pub deny: Vec<Condition>,
-}
-
-/// One address a backend can be reached at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Origin {
-    pub tls: bool,
-    /// A name, an IPv4 address, or an IPv6 address without brackets.
-    pub host: Box<str>,
-    pub port: u16,
-}
-
-impl Origin {
-    /// As it stands in a URL and in a Host header: without the scheme's default port.
-    pub fn authority(&self) -> String {
-        let host = if self.host.contains(':') { format!("[{}]", self.host) } else { self.host.to_string() };
-        if self.port == if self.tls { 443 } else { 80 } { host } else { format!("{host}:{}", self.port) }
-    }
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum HostMode {
-    Preserve,
-    /// The URL's host.
-    Backend,
-    Literal(Box<str>),
-}
-
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct BackendTls {
-    pub ca: Option<Box<str>>,
-    /// Files of the client certificate and its key.
-    pub client: Option<(Box<str>, Box<str>)>,
-    pub server_name: Option<Box<str>>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Health {
-    pub path: Box<str>,
-    pub interval: Duration,
-    pub timeout: Duration,
-    pub unhealthy_after: u32,
-    pub healthy_after: u32,
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub enum Target {
-    Urls(Vec<Origin>),
-    Lambda(Lambda, Payload),
-}
-
-#[derive(Clone, Debug, PartialEq)]
-pub struct Backend {
-    pub id: Box<str>,
-    pub target: Target,
-    pub host: HostMode,
-    pub tls: BackendTls,
-    pub protocol: Protocol,
-    pub health: Option<Health>,
-    pub connections: Option<Connections>,
-    pub sign: Option<Sign>,
-    pub capacity_rps: Option<u32>,
 }
 
 /// The whole rule set.
@@ -338,10 +280,15 @@ impl RouteTable {
     /// The path that would be sent to `side`, before any method of sending it is known.
     pub fn path_sent(&self, found: &Found, side: Side, raw_path: &str) -> String {
         let path = found.normalised.as_deref().unwrap_or(raw_path);
-        let rewrite = self.route(found.route).policy.rewrite[side.index()].as_ref();
-        match rewrite.and_then(|rewrite| rewrite.path.as_ref()) {
+        let route = self.route(found.route);
+        let rewrite = route.policy.rewrite[side.index()].as_ref();
+        let path = match rewrite.and_then(|rewrite| rewrite.path.as_ref()) {
             Some(rewrite) => rewrite.apply(path, usize::from(found.alternative)),
             None => path.to_owned(),
+        };
+        match route.backend(side).map(|backend| &*self.backend(backend).path_prefix) {
+            None | Some("") => path,
+            Some(prefix) => format!("{prefix}{path}"),
         }
     }
 }

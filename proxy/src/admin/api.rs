@@ -11,6 +11,7 @@ use banyan_routes::request_line::OwnedRequest;
 use banyan_routes::table::Route;
 use serde_json::{Map, Value, json};
 use std::sync::atomic::Ordering;
+use std::time::SystemTime;
 
 pub fn revision(shared: &Shared, live: &Live) -> Value {
     let table = &live.serving.table;
@@ -78,6 +79,35 @@ pub fn route(live: &Live, id: &str) -> Option<Value> {
         value["file"] = json!(file.source.name);
         value["rule"] = strip_nulls(json!(raw));
     }
+    let functions: Vec<Value> =
+        Side::ALL.iter().filter_map(|side| function(live, at, route, *side)).collect();
+    if !functions.is_empty() {
+        value["functions"] = Value::Array(functions);
+    }
+    Some(value)
+}
+
+/// What a side's function has used, from its REPORT lines; without figures until `log_tail` has brought the first.
+fn function(live: &Live, at: usize, route: &Route, side: Side) -> Option<Value> {
+    let backend = &live.serving.backends[route.backend(side)? as usize];
+    let function = backend.function.as_ref()?;
+    let mut value = json!({
+        "side": side.as_str(),
+        "backend": backend.definition.id,
+        "function": function.label,
+        "region": function.region,
+        "log_tail": function.target.log_tail,
+    });
+    if let Some(figures) = live.serving.routes[at].figures(side) {
+        let (requests, gb_second) = function.prices();
+        value["reports"] = json!(figures.reports);
+        value["cold_starts"] = json!(figures.cold_starts);
+        value["billed_seconds_mean"] = json!(figures.billed);
+        value["memory_configured_mb"] = json!(figures.memory_mb);
+        value["memory_used_mb"] = json!(figures.used_mb_max);
+        value["cost_per_million_requests"] = json!(figures.cost_per_million(requests, gb_second));
+        value["hint"] = json!(figures.hint());
+    }
     Some(value)
 }
 
@@ -101,7 +131,7 @@ fn strip_nulls(value: Value) -> Value {
     }
 }
 
-pub fn backends(live: &Live) -> Value {
+pub fn backends(shared: &Shared, live: &Live) -> Value {
     let backend = |running: &std::sync::Arc<crate::targets::backend::RunningBackend>| {
         let endpoints: Vec<Value> = running
             .endpoints()
@@ -116,13 +146,20 @@ pub fn backends(live: &Live) -> Value {
             .collect();
         json!({
             "id": running.definition.id,
+            "kind": if running.function.is_some() { "lambda" } else { "urls" },
+            "function": running.function.as_ref().map(|function| &function.label),
+            "region": running.function.as_ref().map(|function| &function.region),
+            "signed": running.definition.needs_whole_body(),
+            "available": running.available(),
+            "unavailable_cause": running.authorised().err(),
             "checked": running.definition.health.is_some(),
             "health_ratio": running.health_ratio(),
             "endpoints": endpoints,
         })
     };
     let backends: Vec<Value> = live.serving.backends.iter().map(backend).collect();
-    json!({ "version": 1, "backends": backends })
+    let credentials = shared.supplies.credentials.state(SystemTime::now());
+    json!({ "version": 1, "backends": backends, "credentials": credentials })
 }
 
 /// `{method, url, headers: {name: value}, client_ip, listener}` -> the explanation, with kills and health as they are.

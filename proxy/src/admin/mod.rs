@@ -73,7 +73,7 @@ impl Admin {
             "openapi.json" => json_answer(200, &openapi::document()),
             "revision" => json_answer(200, &api::revision(&self.shared, &live)),
             "routes" => json_answer(200, &api::routes(&live)),
-            "backends" => json_answer(200, &api::backends(&live)),
+            "backends" => json_answer(200, &api::backends(&self.shared, &live)),
             rest => match rest.strip_prefix("routes/").map(|id| api::route(&live, id)) {
                 Some(Some(route)) => json_answer(200, &route),
                 Some(None) => problem(404, "no such route", path),

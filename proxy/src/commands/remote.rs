@@ -139,9 +139,39 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
         for field in ["owner", "group", "cohort", "file", "revision"] {
             say!("{field:<10} {}", plain(&value[field]));
         }
+        value["functions"].as_array().into_iter().flatten().for_each(function);
         say!("rule\n{}", serde_yaml::to_string(&value["rule"]).unwrap_or_default().trim_end());
         Exit::Ok
     }))
+}
+
+/// What a function costs, where its log tail is asked for.
+fn function(value: &Value) {
+    let name =
+        format!("{} ({}, {})", plain(&value["function"]), plain(&value["side"]), plain(&value["region"]));
+    say!("{:<10} {name}", "function");
+    let Some(reports) = value["reports"].as_u64() else {
+        let why = if value["log_tail"] == json!(true) {
+            "no report yet"
+        } else {
+            "unknown; `log_tail: true` brings it"
+        };
+        say!("{:<10} {why}", "cost");
+        return;
+    };
+    let number = |field: &str| value[field].as_f64().unwrap_or(0.0);
+    say!(
+        "{:<10} {:.1} ms billed on average, {} MB configured, {} MB used, {} cold of {reports} calls",
+        "used",
+        number("billed_seconds_mean") * 1e3,
+        value["memory_configured_mb"],
+        value["memory_used_mb"],
+        value["cold_starts"],
+    );
+    say!("{:<10} {:.2} per million requests (estimate)", "cost", number("cost_per_million_requests"));
+    if let Some(hint) = value["hint"].as_str() {
+        say!("{:<10} {hint}", "hint");
+    }
 }
 
 pub fn reload(client: &AdminClient, json: bool) -> Exit {

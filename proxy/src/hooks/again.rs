@@ -12,12 +12,13 @@ use banyan_routes::table::Stage;
 use banyan_routes::terms::FailureKind;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
+use std::time::Duration;
 
 /// Marks an error that has been turned into another try.
 pub const AGAIN: ErrorType = ErrorType::Custom("try again");
 
 /// Transparent tries on a fresh connection after a pooled one turned out to be closed.
-const STALE_TRIES_MAX: u32 = 3;
+pub const STALE_TRIES_MAX: u32 = 3;
 
 /// Which failure this is, when it is the backend's.
 pub fn kind(error: &Error) -> Option<FailureKind> {
@@ -72,9 +73,19 @@ pub fn plan(
     {
         shared.metrics.retries.with_label_values(&[&*route.id]).inc();
         ctx.retries += 1;
+        ctx.pause = true;
         return true;
     }
     fall_back(shared, ctx, kind)
+}
+
+/// Between tries on the same side, so that a backend in trouble is not hit by all of them at once: random, up to 25 ms before the
+/// first retry and twice as much before each further one, at most a second.
+pub async fn pause(ctx: &mut Context) {
+    if std::mem::take(&mut ctx.pause) {
+        let most_ms = 25u64.saturating_mul(1 << ctx.retries.saturating_sub(1).min(6)).min(1_000);
+        tokio::time::sleep(Duration::from_millis(rand::random_range(0..=most_ms))).await;
+    }
 }
 
 /// Serverless failed and the rule allows it: legacy answers, with the reason `fallback`.

@@ -105,8 +105,18 @@ fn line(shared: &Shared, session: &Session, ctx: &Context, elapsed: std::time::D
     if ctx.upgrade {
         line.flag("upgrade");
     }
+    if let Some(report) = &ctx.report {
+        line.seconds("faas.billed", report.billed);
+        if let Some(init) = report.init {
+            line.seconds("faas.init", init);
+            line.flag("faas.coldstart");
+        }
+    }
     if let Some(cause) = ctx.cause {
         line.text("cause", cause);
+    }
+    if let Some(detail) = &ctx.detail {
+        line.text("detail", detail);
     }
     line.end()
 }

@@ -7,4 +7,8 @@ pub mod upstream;
 pub mod rewrite;
 pub mod response;
 pub mod fail;
+pub mod held;
+pub mod reply;
+pub mod invoke;
+pub mod whole;
 pub mod finish;

@@ -19,7 +19,19 @@ const FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
 const PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
 const HOST: HeaderName = HeaderName::from_static(X_FORWARDED_HOST);
 
-pub fn run(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+/// `body` is the whole of it where the backend needs it whole; empty otherwise.
+pub fn run(request: &mut RequestHeader, ctx: &mut Context, body: &[u8]) -> Result<()> {
+    shape(request, ctx)?;
+    let Some(sent) = &ctx.sent else { return Ok(()) };
+    if let Err(cause) = sent.backend.authorise(request, body) {
+        ctx.cause = Some(cause);
+        return Err(Error::explain(ErrorType::HTTPStatus(503), cause));
+    }
+    Ok(())
+}
+
+/// Everything but proofs of who is calling.
+pub fn shape(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     target(request, ctx)?;
     host(request, ctx)?;
     one_cookie_line(request)?;
@@ -38,7 +50,8 @@ fn target(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     let Some(found) = &ctx.found else { return Ok(()) };
     let rewrite = ctx.rewrite().and_then(|rewrite| rewrite.path.as_ref());
     let origin_form = request.raw_path().starts_with(b"/");
-    if rewrite.is_none() && found.normalised.is_none() && origin_form {
+    let prefix = ctx.sent.as_ref().map_or("", |sent| &sent.backend.definition.path_prefix);
+    if rewrite.is_none() && found.normalised.is_none() && origin_form && prefix.is_empty() {
         return Ok(());
     }
     let raw = std::str::from_utf8(request.raw_path()).unwrap_or("/");
@@ -52,7 +65,7 @@ fn target(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
         Some(rewrite) => rewrite.apply(path, usize::from(found.alternative)),
         None => path.to_owned(),
     };
-    let target = query.map_or(path.clone(), |query| format!("{path}?{query}"));
+    let target = query.map_or_else(|| format!("{prefix}{path}"), |query| format!("{prefix}{path}?{query}"));
     let target = PathAndQuery::try_from(target).or_err(ErrorType::InvalidHTTPHeader, "rewritten path")?;
     request.set_uri(Uri::from(target));
     Ok(())

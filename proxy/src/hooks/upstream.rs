@@ -5,6 +5,7 @@
 use crate::context::{Context, Sent};
 use crate::hooks::again;
 use crate::proxy::Shared;
+use crate::targets::backend::NO_ADDRESS;
 use banyan_routes::file::Protocol;
 use banyan_routes::ids::Side;
 use banyan_routes::table::Timeouts;
@@ -30,12 +31,14 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
             return Err(Error::new_in(ErrorType::HTTPStatus(503)));
         };
         let avoid = ctx.sent.as_ref().filter(|_| ctx.failed.is_some()).map(|sent| sent.endpoint.address);
-        if let Some(endpoint) = backend.pick(avoid) {
-            break (backend, endpoint);
-        }
+        let cause = match (backend.authorised(), backend.pick(avoid)) {
+            (Ok(()), Some(endpoint)) => break (backend, endpoint),
+            (Err(cause), _) => cause,
+            (Ok(()), None) => NO_ADDRESS,
+        };
         if !again::fall_back(shared, ctx, FailureKind::Connect) {
-            ctx.cause = Some("no_healthy_address");
-            return Err(Error::explain(ErrorType::HTTPStatus(503), "no healthy address"));
+            ctx.cause = Some(cause);
+            return Err(Error::explain(ErrorType::HTTPStatus(503), cause));
         }
     };
     let timeouts = ctx.route().map(|route| route.policy.timeouts).unwrap_or_default();
@@ -54,9 +57,10 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
     if ctx.upgrade {
         peer.options.read_timeout = None;
     }
-    let bodyless = !request.headers.contains_key(header::TRANSFER_ENCODING)
-        && request.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0")
-        && request.version != Version::HTTP_2;
+    let bodyless = ctx.whole
+        || !request.headers.contains_key(header::TRANSFER_ENCODING)
+            && request.headers.get(header::CONTENT_LENGTH).is_none_or(|length| length.as_bytes() == b"0")
+            && request.version != Version::HTTP_2;
     if !bodyless && !matches!(peer.options.alpn, ALPN::H1) && backend.definition.protocol != Protocol::H1 {
         // Over HTTP/2 the wait for an answer begins with the first byte sent, so a long upload or stream would be cut.
         peer.options.read_timeout = remaining;

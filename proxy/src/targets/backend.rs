@@ -4,13 +4,19 @@
 //! lock or resolve anything per request. A backend whose definition did not change keeps its addresses, health and pooled
 //! connections over a reload.
 
+use crate::aws::credentials::CredentialStore;
+use crate::aws::sign::{self, Scope};
+use crate::targets::function::RunningFunction;
+use crate::targets::supplies::Supplies;
 use crate::targets::tls_files;
+use crate::targets::token::RunningToken;
 use arc_swap::ArcSwap;
+use banyan_routes::backend::{Backend, HostMode, Origin, Signature, Target};
 use banyan_routes::file::Protocol;
-use banyan_routes::table::{Backend, HostMode, Origin, Target};
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_core::utils::tls::{CertKey, WrappedX509};
+use pingora_http::RequestHeader;
 use pingora_prometheus::prometheus::Histogram;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
@@ -18,7 +24,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 /// How long a pooled connection may rest: under the 60 s that nginx, Apache and the ALB keep one, so that a request does not
 /// meet a connection being closed.
@@ -48,25 +54,51 @@ pub struct RunningBackend {
     ca: Option<Arc<[WrappedX509]>>,
     client: Option<Arc<CertKey>>,
     pub response_seconds: Histogram,
+    /// Set when it is a function.
+    pub function: Option<RunningFunction>,
+    /// Set when requests to its URLs are signed.
+    pub signature: Option<(Scope, Arc<CredentialStore>)>,
+    pub token: Option<Arc<RunningToken>>,
 }
+
+/// Why a backend cannot run in this process, whatever the rules say.
+pub struct Unusable {
+    pub code: &'static str,
+    pub text: String,
+}
+
+/// Why nothing can be sent to a backend now: a metric label and the cause in the log.
+pub const NO_ADDRESS: &str = "no_healthy_address";
+pub const NO_CREDENTIALS: &str = "credentials_unavailable";
+pub const NO_TOKEN: &str = "token_unavailable";
 
 impl RunningBackend {
     /// Reads the TLS files; addresses come later, by `set_addresses`. `base` is what relative paths count from.
-    pub fn new(
-        definition: &Backend,
-        base: &Path,
-        response_seconds: Histogram,
-    ) -> Result<RunningBackend, String> {
+    pub fn new(definition: &Backend, base: &Path, supplies: &Supplies) -> Result<RunningBackend, Unusable> {
+        let tls_file = |text| Unusable { code: "tls_file", text };
         let ca =
-            definition.tls.ca.as_deref().map(|path| tls_files::authorities(&base.join(path))).transpose()?;
+            definition.tls.ca.as_deref().map(|path| tls_files::authorities(&base.join(path))).transpose();
+        let ca = ca.map_err(tls_file)?;
         let client = match &definition.tls.client {
-            Some((cert, key)) => Some(tls_files::client(&base.join(&**cert), &base.join(&**key))?),
+            Some((cert, key)) => {
+                Some(tls_files::client(&base.join(&**cert), &base.join(&**key)).map_err(tls_file)?)
+            }
             None => None,
         };
-        let origins = match &definition.target {
-            Target::Urls(origins) => origins.clone(),
-            Target::Lambda(..) => Vec::new(),
+        let (origins, function) = match &definition.target {
+            Target::Urls(origins) => (origins.clone(), None),
+            Target::Lambda(target) => {
+                let function = RunningFunction::new(target, &supplies.aws, supplies.credentials.clone())
+                    .map_err(|text| Unusable { code: "lambda_endpoint", text })?;
+                (vec![function.origin.clone()], Some(function))
+            }
         };
+        let signature = definition.sign.as_ref().map(|sign| {
+            let Signature { service, region, move_authorization_to, .. } = sign.clone();
+            (Scope { service, region, move_authorization_to }, supplies.credentials.clone())
+        });
+        let token = definition.token.as_ref().map(|token| Arc::new(RunningToken::new(token, base)));
+        let response_seconds = supplies.metrics.upstream_duration.with_label_values(&[&*definition.id]);
         let endpoints = ArcSwap::from_pointee(Vec::new());
         Ok(RunningBackend {
             definition: definition.clone(),
@@ -76,6 +108,9 @@ impl RunningBackend {
             ca,
             client,
             response_seconds,
+            function,
+            signature,
+            token,
         })
     }
 
@@ -115,6 +150,8 @@ impl RunningBackend {
         peer.client_cert_key = self.client.clone();
         let options = &mut peer.options;
         options.alpn = match (self.definition.protocol, origin.tls) {
+            // Calls of functions are few bytes and long waits; a connection each is what AWS's own clients do.
+            (Protocol::Auto, true) if self.function.is_some() => ALPN::H1,
             (Protocol::Auto, true) => ALPN::H2H1,
             (Protocol::H2, _) | (Protocol::H2c, false) => ALPN::H2,
             (Protocol::Auto, false) | (Protocol::H1, _) | (Protocol::H2c, true) => ALPN::H1,
@@ -153,7 +190,40 @@ impl RunningBackend {
 
     /// Whether a request could be sent now.
     pub fn available(&self) -> bool {
-        self.endpoints.load().iter().any(|endpoint| endpoint.healthy.load(Ordering::Relaxed))
+        self.authorised().is_ok()
+            && self.endpoints.load().iter().any(|endpoint| endpoint.healthy.load(Ordering::Relaxed))
+    }
+
+    /// Whether what it must prove itself with is at hand; free for backends that need no proof.
+    pub fn authorised(&self) -> Result<(), &'static str> {
+        let store = self.function.as_ref().map(|function| &function.credentials);
+        if let Some(store) = store.or(self.signature.as_ref().map(|(_, store)| store)) {
+            store.get(SystemTime::now()).ok_or(NO_CREDENTIALS)?;
+        }
+        if let Some(token) = &self.token {
+            token.get(SystemTime::now()).ok_or(NO_TOKEN)?;
+        }
+        Ok(())
+    }
+
+    /// Puts on what this backend wants to see: its headers, its token, and last its signature. Functions are signed by `function`.
+    pub fn authorise(&self, head: &mut RequestHeader, body: &[u8]) -> Result<(), &'static str> {
+        let now = SystemTime::now();
+        for (name, value) in &self.definition.headers {
+            head.insert_header(name.clone(), value.clone()).map_err(|_| "header_refused")?;
+        }
+        if let Some(token) = &self.token {
+            let value = token.get(now).ok_or(NO_TOKEN)?;
+            head.insert_header(token.header.clone(), value).map_err(|_| "header_refused")?;
+        }
+        if let Some((scope, store)) = &self.signature {
+            let credentials = store.get(now).ok_or(NO_CREDENTIALS)?;
+            sign::apply(scope, &credentials, head, body, now).map_err(|error| {
+                tracing::warn!(backend = %self.definition.id, error, "request cannot be signed");
+                "signature_failed"
+            })?;
+        }
+        Ok(())
     }
 
     /// The part of the addresses that is healthy; 0 when there is none.

@@ -5,7 +5,7 @@
 
 use crate::metrics::Metrics;
 use crate::targets::backend::{Endpoint, RunningBackend};
-use banyan_routes::table::Health;
+use banyan_routes::backend::Health;
 use pingora_core::connectors::http::Connector;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;

@@ -1,6 +1,10 @@
-//! Where requests are sent: backends by URL, their addresses, health and TLS.
+//! Where requests are sent: backends by URL and functions, with their addresses, health, TLS, signatures and tokens.
 
 pub mod tls_files;
+pub mod supplies;
+pub mod token;
+pub mod function;
 pub mod backend;
 pub mod resolve;
 pub mod health;
+pub mod warm;

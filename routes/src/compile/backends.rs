@@ -4,10 +4,11 @@
 //! place, so that routes naming it are not blamed. Must not: resolve names or open files.
 
 use super::{Lowering, ReadFile};
+use crate::backend::{Backend, BackendTls, Health, HostMode, Origin, Target};
 use crate::bucket::cohort_seed;
-use crate::file::{self, Payload, Protocol};
+use crate::file::{self, Protocol};
 use crate::pattern::HostPattern;
-use crate::table::{Backend, BackendTls, Cohort, Health, HostMode, Origin, Target};
+use crate::table::Cohort;
 use crate::terms::KeySource;
 use std::fmt;
 use std::time::Duration;
@@ -48,7 +49,7 @@ impl Lowering {
         let at = format_args!("backends.{name}");
         let target = match (&raw.urls, &raw.lambda) {
             (Some(urls), None) => Target::Urls(self.origins(file, at, urls)),
-            (None, Some(lambda)) => Target::Lambda(lambda.clone(), lambda.payload.unwrap_or(Payload::V2)),
+            (None, Some(_)) => self.lambda(file, at, raw),
             (Some(_), Some(_)) => {
                 self.error(
                     "backend_target",
@@ -106,6 +107,10 @@ impl Lowering {
                 "1 or more",
             );
         }
+        let sign = raw.sign.as_ref().map(|sign| self.signature(file, at, sign, &target));
+        let token = self.token(file, at, raw);
+        let path_prefix = self.path_prefix(file, at, raw.path_prefix.as_deref());
+        let headers = self.backend_headers(file, at, raw);
         Backend {
             id: name.into(),
             target,
@@ -114,7 +119,10 @@ impl Lowering {
             protocol: raw.protocol.unwrap_or(Protocol::Auto),
             health,
             connections: raw.connections.clone(),
-            sign: raw.sign.clone(),
+            sign,
+            token,
+            path_prefix,
+            headers,
             capacity_rps: raw.capacity_rps,
         }
     }
@@ -132,7 +140,7 @@ impl Lowering {
         let mut origins: Vec<Origin> = Vec::new();
         for (number, url) in urls.iter().enumerate() {
             let path = format_args!("{at}.urls[{number}]");
-            match parse_origin(url) {
+            match Origin::parse(url) {
                 Ok(origin) if origins.contains(&origin) => {
                     self.error(
                         "url_duplicate",
@@ -171,7 +179,10 @@ impl Lowering {
         raw: &file::Backend,
         target: &Target,
     ) -> BackendTls {
-        let plain = matches!(target, Target::Urls(origins) if origins.iter().any(|origin| !origin.tls));
+        let plain = match target {
+            Target::Urls(origins) => origins.iter().any(|origin| !origin.tls),
+            Target::Lambda(lambda) => lambda.endpoint.as_ref().is_some_and(|origin| !origin.tls),
+        };
         if raw.protocol == Some(Protocol::H2c) && !plain {
             self.error(
                 "protocol_scheme",
@@ -381,36 +392,5 @@ impl Lowering {
                 }
             }
         }
-    }
-}
-
-/// `http://10.0.4.10:8080`: a scheme and an authority, nothing behind it but a slash.
-fn parse_origin(url: &str) -> Result<Origin, String> {
-    let (tls, rest) = match url.split_once("://") {
-        Some(("http", rest)) => (false, rest),
-        Some(("https", rest)) => (true, rest),
-        _ => return Err(format!("`{url}` does not begin with http:// or https://")),
-    };
-    let authority = rest.strip_suffix('/').unwrap_or(rest);
-    if authority.contains(['/', '?', '#']) {
-        return Err(format!("`{url}` has a path; a path is added by `rewrite`"));
-    }
-    if authority.contains('@') {
-        return Err("a URL must not hold a user or password".into());
-    }
-    let colon = match authority.strip_prefix('[') {
-        Some(inner) => {
-            inner.find(']').and_then(|close| authority[close + 2..].starts_with(':').then_some(close + 2))
-        }
-        None => authority.rfind(':'),
-    };
-    let (host, port) = match colon {
-        Some(at) => (&authority[..at], authority[at + 1..].parse::<u16>().ok().filter(|port| *port > 0)),
-        None => (authority, Some(if tls { 443 } else { 80 })),
-    };
-    let port = port.ok_or_else(|| format!("`{url}` has a port outside 1 to 65535"))?;
-    match HostPattern::parse(host) {
-        Ok(HostPattern::Exact(host)) => Ok(Origin { tls, host: host.trim_matches(['[', ']']).into(), port }),
-        _ => Err(format!("`{url}` does not name a host")),
     }
 }

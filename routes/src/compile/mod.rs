@@ -8,14 +8,16 @@ mod backends;
 mod matches;
 mod policy;
 mod routes;
+mod serverless;
 
+use crate::backend::Backend;
 use crate::file::{self, Defaults, RuleFile};
 use crate::ids::{DEFAULT_ROUTE, Revision, valid_name};
 use crate::lookup::{Entry, Index};
 use crate::overlap;
 use crate::problem::{Place, Problem, Source, any_error};
 use crate::read::read;
-use crate::table::{Backend, Cohort, Policy, Route, RouteTable};
+use crate::table::{Cohort, Policy, Route, RouteTable};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -207,6 +209,7 @@ impl Lowering {
             stage: crate::table::Stage::Legacy,
             cohort,
             backends: [Some(backend), None],
+            whole_body: self.backends[backend as usize].needs_whole_body(),
             effects: None,
             policy: self.base.clone(),
             origin: (*file as u32, u32::MAX),

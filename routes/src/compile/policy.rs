@@ -310,7 +310,12 @@ impl Lowering {
     }
 
     /// Headers that frame the message or belong to the hop are the proxy's own; editing them would break the connection.
-    fn editable(&mut self, file: usize, path: fmt::Arguments<'_>, name: &str) -> Option<HeaderName> {
+    pub(super) fn editable(
+        &mut self,
+        file: usize,
+        path: fmt::Arguments<'_>,
+        name: &str,
+    ) -> Option<HeaderName> {
         const OURS: [&str; 9] = [
             "connection",
             "content-length",

@@ -55,6 +55,15 @@ impl Lowering {
         for problem in &mut self.problems[before..] {
             problem.route.get_or_insert_with(|| raw.id.clone());
         }
+        let used: &[Side] = match stage {
+            Stage::Legacy | Stage::Shadow => &[Side::Legacy],
+            Stage::Retired => &[Side::Serverless],
+            Stage::Canary(_) | Stage::Ramp | Stage::Serverless => &Side::ALL,
+        };
+        let whole_body = used
+            .iter()
+            .filter_map(|side| backends[side.index()])
+            .any(|at| self.backends[at as usize].needs_whole_body());
         self.routes.push(Route {
             id: raw.id.as_str().into(),
             owner: raw.owner.as_deref().map(Into::into),
@@ -64,6 +73,7 @@ impl Lowering {
             stage,
             cohort,
             backends,
+            whole_body,
             effects: raw.effects,
             policy,
             origin: (file as u32, position as u32),

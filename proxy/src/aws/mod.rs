@@ -1,0 +1,5 @@
+//! What is needed of AWS: where its services are, who we are, and signatures that prove it.
+
+pub mod endpoint;
+pub mod credentials;
+pub mod sign;

@@ -1,0 +1,297 @@
+//! One call of a function, from the request to the client's last byte.
+//!
+//! Input: a request whose body is held, and the peer of the Lambda API. Output: the answer written; or what failed, before
+//! anything was written. Must not: decide what follows a failure; `whole` does.
+
+use crate::client::exchange::Answer;
+use crate::context::Context;
+use crate::hooks::held::Held;
+use crate::hooks::whole::{Failure, plain_head};
+use crate::hooks::{reply, response, rewrite};
+use crate::lambda::answer::{self, Head};
+use crate::lambda::event::{EventRequest, event};
+use crate::lambda::fault::{self, Fault, Refusal};
+use crate::lambda::report::Report;
+use crate::lambda::stream::{Decoder, Piece};
+use crate::proxy::Shared;
+use crate::targets::backend::RunningBackend;
+use crate::targets::function::{PAYLOAD_MAX, RunningFunction};
+use banyan_routes::path::split_target;
+use bytes::Bytes;
+use http::header;
+use jiff::Timestamp;
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::{RequestHeader, ResponseHeader};
+use pingora_proxy::Session;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+/// What an error answer of the API, or a function's own error, may be long.
+const ERROR_MAX: usize = 256 << 10;
+/// The API's answer has the payload's length plus nothing; a little room keeps the limit AWS's own.
+const ANSWER_MAX: usize = PAYLOAD_MAX + (64 << 10);
+
+pub async fn run(
+    shared: &Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    backend: &Arc<RunningBackend>,
+    function: &RunningFunction,
+    peer: HttpPeer,
+    held: &mut Held,
+) -> Result<(), Failure> {
+    let payload = payload(session, ctx, backend, function, &held.bytes).map_err(Failure::unsent)?;
+    if payload.len() > PAYLOAD_MAX {
+        return Err(faulty(shared, ctx, backend, fault::EVENT_TOO_LARGE, "the event is over 6 MB", false));
+    }
+    held.grow(payload.len());
+    let now = SystemTime::now();
+    let Some(credentials) = function.credentials.get(now) else {
+        return Err(faulty(shared, ctx, backend, fault::CREDENTIALS, "", false));
+    };
+    let authority = ctx.sent.as_ref().map_or("", |sent| &sent.endpoint.authority);
+    let trace = root(ctx);
+    let head = function.request(authority, &payload, Some(&trace), &credentials, now);
+    let head = head.map_err(|error| Failure::unsent(Error::explain(ErrorType::InternalError, error)))?;
+    let answer = super::whole::send(shared, session, peer, head, Bytes::from(payload)).await?;
+    if !answer.head.status.is_success() {
+        let (status, named) = (answer.head.status.as_u16(), text(&answer.head, "x-amzn-errortype"));
+        let body = answer.whole(&shared.supplies.client, ERROR_MAX).await.unwrap_or_default();
+        let Refusal { fault, detail } = fault::refusal(status, named.as_deref(), &body);
+        return Err(faulty(shared, ctx, backend, fault, &detail, true));
+    }
+    if let Some(log) = answer.head.headers.get("x-amz-log-result") {
+        reported(shared, ctx, function, Report::read(log.as_bytes()));
+    }
+    if answer.head.headers.contains_key("x-amz-function-error") {
+        let body = answer.whole(&shared.supplies.client, ERROR_MAX).await.unwrap_or_default();
+        let Refusal { fault, detail } = fault::function_error(&body);
+        return Err(faulty(shared, ctx, backend, fault, &detail, true));
+    }
+    if function.target.stream {
+        return stream(shared, session, ctx, backend, function, answer).await;
+    }
+    let payload = answer.whole(&shared.supplies.client, ANSWER_MAX).await;
+    let payload = payload.map_err(|error| Failure { error, sent: true })?;
+    whole(shared, session, ctx, backend, function, &payload).await
+}
+
+/// The event of this request, as a backend by URL would see it.
+fn payload(
+    session: &Session,
+    ctx: &mut Context,
+    backend: &RunningBackend,
+    function: &RunningFunction,
+    body: &[u8],
+) -> Result<Vec<u8>> {
+    let mut head = plain_head(session.req_header(), body.len())?;
+    rewrite::shape(&mut head, ctx)?;
+    let id = ctx.trace.id();
+    let id = std::str::from_utf8(&id).unwrap_or_default();
+    let uuid = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
+    edge_headers(&mut head, ctx)?;
+    let target = String::from_utf8_lossy(head.raw_path()).into_owned();
+    let (path, query) = split_target(&target);
+    let pattern = ctx.route().zip(ctx.found.as_ref()).and_then(|(route, found)| {
+        route.matches.get(usize::from(found.alternative)).map(|matcher| &matcher.path)
+    });
+    let resource = pattern.map_or_else(|| "/{proxy+}".into(), |pattern| pattern.resource());
+    let (raw_path, _) = split_target(std::str::from_utf8(session.req_header().raw_path()).unwrap_or("/"));
+    let matched = ctx.found.as_ref().and_then(|found| found.normalised.as_deref()).unwrap_or(raw_path);
+    let parameters = pattern.map(|pattern| pattern.parameters(matched)).unwrap_or_default();
+    let host =
+        head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
+    let request = EventRequest {
+        method: &head.method,
+        path,
+        query,
+        headers: &head.headers,
+        host: &host,
+        body,
+        client: ctx.client.address,
+        protocol: if session.as_downstream().is_http2() { "HTTP/2.0" } else { "HTTP/1.1" },
+        request_id: &uuid,
+        time: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
+        resource: &resource,
+        parameters: &parameters,
+        account: function.account(),
+        backend: &backend.definition.id,
+        region: &function.region,
+    };
+    Ok(event(function.target.format, &request))
+}
+
+/// What a gateway of AWS puts on: the port the client used, and the trace in its own form.
+fn edge_headers(head: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    let default = if ctx.client.https { "443" } else { "80" };
+    let port = ctx.public_host.rsplit_once(':').map(|(_, port)| port);
+    let port =
+        port.filter(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())).unwrap_or(default);
+    head.insert_header("X-Forwarded-Port", port)?;
+    head.insert_header("X-Amzn-Trace-Id", root(ctx))
+}
+
+/// `Root=1-<8 digits>-<24 digits>`, from the W3C trace id as OpenTelemetry maps it.
+fn root(ctx: &Context) -> String {
+    let id = ctx.trace.id();
+    let id = std::str::from_utf8(&id).unwrap_or_default();
+    ["Root=1-", &id[..8], "-", &id[8..]].concat()
+}
+
+/// Counts a failed call and says what it means for the client and the fallback.
+fn faulty(
+    shared: &Shared,
+    ctx: &mut Context,
+    backend: &RunningBackend,
+    fault: Fault,
+    detail: &str,
+    sent: bool,
+) -> Failure {
+    shared.metrics.lambda_errors.with_label_values(&[&*backend.definition.id, fault.code]).inc();
+    ctx.cause = Some(fault.code);
+    ctx.detail = (!detail.is_empty()).then(|| detail.into());
+    let kind = if fault.timeout { ErrorType::ReadTimedout } else { ErrorType::HTTPStatus(fault.status) };
+    Failure { error: Error::explain(kind, fault.code).into_up(), sent }
+}
+
+fn text(head: &ResponseHeader, name: &str) -> Option<String> {
+    head.headers.get(name)?.to_str().ok().map(str::to_owned)
+}
+
+/// What a REPORT line adds to what is known of the function.
+fn reported(shared: &Shared, ctx: &mut Context, function: &RunningFunction, report: Option<Report>) {
+    let Some(report) = report else { return };
+    ctx.report = Some(report);
+    let (Some(route), Some(runtime)) = (ctx.route(), ctx.runtime()) else { return };
+    let Some(side) = ctx.decision.as_ref().map(|decision| decision.side) else { return };
+    let metrics = &shared.metrics;
+    let labels = [&*route.id, &*function.label];
+    metrics.lambda_billed.with_label_values(&labels).observe(report.billed.as_secs_f64());
+    if report.init.is_some() {
+        metrics.lambda_cold_starts.with_label_values(&labels).inc();
+    }
+    let usage = runtime.usage(side);
+    usage.add(&report);
+    if let Some(figures) = usage.figures() {
+        let (requests, gb_second) = function.prices();
+        metrics.lambda_cost.with_label_values(&labels).set(figures.cost_per_million(requests, gb_second));
+        let bytes = |mb: u64| (mb << 20) as i64;
+        metrics.lambda_memory_configured.with_label_values(&[&*function.label]).set(bytes(figures.memory_mb));
+        metrics.lambda_memory_used.with_label_values(&[&*function.label]).set(bytes(figures.used_mb_max));
+    }
+}
+
+fn response_head(head: Head) -> Result<ResponseHeader> {
+    let mut response = ResponseHeader::build(head.status, Some(head.headers.len() + 4))?;
+    response.set_reason_phrase(head.reason.as_deref())?;
+    for (name, value) in head.headers {
+        response.append_header(name, value)?;
+    }
+    Ok(response)
+}
+
+/// An answer that is complete.
+async fn whole(
+    shared: &Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    backend: &RunningBackend,
+    function: &RunningFunction,
+    payload: &Bytes,
+) -> Result<(), Failure> {
+    let answer = answer::answer(function.target.format, payload)
+        .map_err(|malformed| faulty(shared, ctx, backend, fault::MALFORMED_ANSWER, &malformed.0, true))?;
+    let written = async {
+        let head = response_head(answer.head)?;
+        response::received(shared, session, ctx, &head)?;
+        if reply::head(shared, session, ctx, head, Some(answer.body.len())).await? {
+            if !answer.body.is_empty() {
+                reply::chunk(session, ctx, answer.body).await?;
+            }
+            reply::end(session).await?;
+        }
+        Ok(())
+    };
+    written.await.map_err(|error| Failure { error, sent: true })
+}
+
+/// An answer that comes in pieces, each passed on as it comes.
+async fn stream(
+    shared: &Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    backend: &RunningBackend,
+    function: &RunningFunction,
+    mut answer: Answer,
+) -> Result<(), Failure> {
+    let mut decoder = Decoder::default();
+    let mut pieces = Vec::new();
+    let mut begun = false;
+    let mut body = true;
+    let mut complete = false;
+    let result = loop {
+        let chunk = match super::whole::unless_gone(session, answer.chunk()).await {
+            Ok(Some(chunk)) => chunk,
+            Ok(None) => break Ok(()),
+            Err(error) => break Err(Failure { error, sent: true }),
+        };
+        if let Err(malformed) = decoder.feed(&chunk, &mut pieces) {
+            break Err(faulty(shared, ctx, backend, fault::STREAM_BROKEN, &malformed.0, true));
+        }
+        let mut failed = None;
+        for piece in pieces.drain(..) {
+            let wrote: Result<(), Failure> = match piece {
+                Piece::Head(head) => {
+                    let wrote = async {
+                        let head = response_head(head)?;
+                        response::received(shared, session, ctx, &head)?;
+                        body = reply::head(shared, session, ctx, head, None).await?;
+                        begun = true;
+                        Ok(())
+                    };
+                    wrote.await.map_err(|error| Failure { error, sent: true })
+                }
+                Piece::Body(bytes) if body => {
+                    reply::chunk(session, ctx, bytes).await.map_err(|error| Failure { error, sent: true })
+                }
+                Piece::Body(_) => Ok(()),
+                Piece::Whole(payload) => {
+                    begun = true;
+                    body = false;
+                    whole(shared, session, ctx, backend, function, &payload).await
+                }
+                Piece::Failed { code, detail } => {
+                    let json = serde_json::json!({ "errorType": code, "errorMessage": detail }).to_string();
+                    let Refusal { fault, detail } = fault::function_error(json.as_bytes());
+                    Err(faulty(shared, ctx, backend, fault, &detail, true))
+                }
+                Piece::End { log } => {
+                    complete = true;
+                    reported(shared, ctx, function, log.and_then(|log| Report::read(log.as_bytes())));
+                    Ok(())
+                }
+            };
+            if let Err(failure) = wrote {
+                failed = Some(failure);
+                break;
+            }
+        }
+        if let Some(failure) = failed {
+            break Err(failure);
+        }
+    };
+    if let Err(failure) = result {
+        answer.abandon().await;
+        return Err(failure);
+    }
+    answer.release(&shared.supplies.client).await;
+    if !complete || !begun {
+        // The connection ended before the function did; what was passed on is not whole.
+        return Err(faulty(shared, ctx, backend, fault::STREAM_BROKEN, "ended without InvokeComplete", true));
+    }
+    if body {
+        reply::end(session).await.map_err(|error| Failure { error, sent: true })?;
+    }
+    Ok(())
+}

@@ -1,0 +1,29 @@
+//! What all backends share: the client, the resolver, credentials and settings of AWS, metrics.
+//!
+//! Input: made once at boot. Output: shared by reference. Must not: change.
+
+use crate::aws::credentials::CredentialStore;
+use crate::aws::endpoint::AwsSettings;
+use crate::client::dns::Resolver;
+use crate::client::exchange::Client;
+use crate::metrics::Metrics;
+use std::sync::Arc;
+
+pub struct Supplies {
+    pub client: Arc<Client>,
+    pub resolver: Arc<Resolver>,
+    pub credentials: Arc<CredentialStore>,
+    pub aws: AwsSettings,
+    pub metrics: Arc<Metrics>,
+}
+
+impl Supplies {
+    /// Call inside a tokio runtime.
+    pub fn new(aws: &AwsSettings, metrics: Arc<Metrics>, pool: usize) -> Supplies {
+        let client = Arc::new(Client::new(pool));
+        let resolver = Arc::new(Resolver::new());
+        let region = aws.region.clone();
+        let credentials = CredentialStore::new(client.clone(), resolver.clone(), region, metrics.clone());
+        Supplies { client, resolver, credentials: Arc::new(credentials), aws: aws.clone(), metrics }
+    }
+}
