@@ -6,16 +6,26 @@
 //! HTTP -> function_url -> event (API Gateway v2) -> functions/{catalog, booking, payment, loyalty}
 //! ```
 //!
+//! Without the feature `server` only the functions are left: what `deploy/functions` builds for Lambda has no HTTP server in it.
+//!
 //! Modules stand in reading order, and a file uses only files above it. For tests and the demo; nothing here is production.
 
 pub mod store;
+#[cfg(feature = "server")]
 pub mod faults;
+#[cfg(feature = "server")]
 pub mod reply;
+#[cfg(feature = "server")]
 pub mod pages;
+#[cfg(feature = "server")]
 pub mod soap;
+#[cfg(feature = "server")]
 pub mod monolith;
 pub mod event;
 pub mod functions;
+#[cfg(feature = "server")]
 pub mod function_url;
+#[cfg(feature = "server")]
 pub mod control;
+#[cfg(feature = "server")]
 pub mod airline;

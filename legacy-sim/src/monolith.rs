@@ -117,7 +117,7 @@ impl Monolith {
 
 fn flight(flight: &Flight) -> Value {
     json!({
-        "id": flight.id, "from": flight.from, "to": flight.to, "departs": pages::clock(flight.departs),
+        "id": flight.id, "from": flight.from, "to": flight.to, "departs": crate::store::clock(flight.departs),
         "minutes": flight.minutes, "price": format!("{}.{:02}", flight.price_cents / 100, flight.price_cents % 100),
         "currency": "EUR", "seats": flight.seats,
     })

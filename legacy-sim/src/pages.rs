@@ -2,7 +2,7 @@
 //!
 //! Input: values of the store. Output: bytes. Must not: take anything from a request unescaped.
 
-use crate::store::Flight;
+use crate::store::{Flight, clock};
 
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -12,10 +12,6 @@ fn page(title: &str, body: &str) -> String {
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title}</title></head>\n<body>\n<h1>{title}</h1>\n{body}\n</body></html>\n"
     )
-}
-
-pub fn clock(minutes: u32) -> String {
-    format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60)
 }
 
 pub fn home(user: Option<&str>) -> String {

@@ -53,6 +53,11 @@ pub struct Store {
     data: Mutex<Data>,
 }
 
+/// Minutes after midnight as people read them.
+pub fn clock(minutes: u32) -> String {
+    format!("{:02}:{:02}", minutes / 60 % 24, minutes % 60)
+}
+
 const AIRPORTS: [&str; 8] = ["ICN", "NRT", "FRA", "JFK", "LHR", "SIN", "CDG", "SYD"];
 
 impl Default for Store {

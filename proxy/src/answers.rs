@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Method, StatusCode, header};
 use pingora_error::Result;
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
+use std::time::Duration;
 
 /// The header that carries the id of an error.
 pub const ID_HEADER: HeaderName = HeaderName::from_static("x-request-id");
@@ -42,8 +43,17 @@ pub async fn refuse(
     if close {
         session.set_keepalive(None);
     }
-    answer(session, ctx, status, headers, body).await
+    answer(session, ctx, status, headers, body).await?;
+    if close {
+        // A client that is still sending would be reset before it has read why it was refused. How it ends does not matter: the
+        // connection is closed in any case.
+        let _ = tokio::time::timeout(LINGER, session.as_downstream_mut().drain_request_body()).await;
+    }
+    Ok(())
 }
+
+/// How long the rest of a refused body is read and dropped.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// A whole response; HEAD gets its headers only.
 pub async fn answer(

@@ -75,6 +75,8 @@ def header(headers, name):
 
 
 class Process:
+    end_signal = signal.SIGKILL
+
     def __init__(self, args, cwd, log, **kw):
         self.log_path = pathlib.Path(log)
         self.log = open(log, "wb")
@@ -104,6 +106,8 @@ class Process:
 
 class Nginx(Process):
     """Real nginx with the given `server` blocks. `{port}` in them is leased per name."""
+
+    end_signal = signal.SIGTERM
 
     def __init__(self, folder, servers, **ports):
         folder.mkdir(parents=True, exist_ok=True)
@@ -205,21 +209,31 @@ class Banyan(Process):
         return subprocess.run([str(a) for a in command], capture_output=True, text=True, timeout=60)
 
 
-@pytest.fixture
-def start(tmp_path):
-    """Starts processes that end with the test: `start(Banyan, ...)`, in the order given."""
+def starter(folder):
+    """Starts processes that end together, the last one first."""
     running = []
 
     def begin(kind, *args, **kw):
-        folder = tmp_path / f"{kind.__name__.lower()}-{len(running)}"
-        process = kind(folder, *args, **kw)
+        process = kind(folder / f"{kind.__name__.lower()}-{len(running)}", *args, **kw)
         running.append(process)
         return process
 
     yield begin
     for process in reversed(running):
         with contextlib.suppress(AssertionError):
-            process.stop(signal.SIGKILL if not isinstance(process, Nginx) else signal.SIGTERM)
+            process.stop(process.end_signal)
+
+
+@pytest.fixture
+def start(tmp_path):
+    """Starts processes that end with the test: `start(Banyan, ...)`, in the order given."""
+    yield from starter(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def start_once(tmp_path_factory):
+    """The same for a whole module."""
+    yield from starter(tmp_path_factory.mktemp("module"))
 
 
 class Airline(Process):

@@ -2,8 +2,7 @@
 
 use super::{not_found, segments};
 use crate::event::{Answer, Event};
-use crate::pages::clock;
-use crate::store::{Flight, Store};
+use crate::store::{Flight, Store, clock};
 use serde_json::{Value, json};
 
 pub fn handle(event: &Event, store: &Store) -> Answer {
