@@ -1,5 +1,7 @@
 //! Functions without a network: vectors for answers, faults and signatures, and what events, streams and reports must keep.
 
+#![expect(clippy::unwrap_used, clippy::panic, reason = "a test says what it needs by failing")]
+
 use aws_credential_types::Credentials;
 use aws_smithy_eventstream::frame::write_message_to;
 use aws_smithy_types::event_stream::{Header, HeaderValue as EventValue, Message};

@@ -6,16 +6,23 @@ import datetime
 import hashlib
 import hmac
 import http.client
+import http.server
 import io
 import json
 import os
+import pathlib
+import queue
 import re
 import signal
+import struct
 import sys
+import threading
 import urllib.parse
+import uuid
 import zipfile
+import zlib
 
-from conftest import Process, is_open, lease_port, wait_for
+from conftest import TARGET, Process, is_open, lease_port, wait_for
 
 REGION, ACCOUNT = "eu-west-1", "000000000000"
 # The emulator's root: never checked by it, so nothing is proved with it.
@@ -247,3 +254,135 @@ def environment(key):
     """What the SDKs, and we, read a key from. The metadata service of whatever machine this is has nothing to say."""
     names = {"AWS_ACCESS_KEY_ID": key[0], "AWS_SECRET_ACCESS_KEY": key[1], "AWS_EC2_METADATA_DISABLED": "true"}
     return {**names, **({"AWS_SESSION_TOKEN": key[2]} if key[2] else {})}
+
+
+FUNCTIONS = pathlib.Path(os.environ.get("BANYAN_FUNCTIONS", TARGET / "functions/debug")) / "bootstrap"
+
+
+class Instance(Process):
+    """One instance of an airline function, run against a Runtime API as Lambda runs it."""
+
+    def __init__(self, folder, name, runtime_api, env=None):
+        folder.mkdir(parents=True, exist_ok=True)
+        settings = {
+            "PATH": os.environ["PATH"], "AWS_LAMBDA_RUNTIME_API": runtime_api, "_HANDLER": name, "AWS_LAMBDA_FUNCTION_NAME": name,
+            "AWS_LAMBDA_FUNCTION_VERSION": "1", "AWS_LAMBDA_FUNCTION_MEMORY_SIZE": "128", "AWS_REGION": REGION, **(env or {}),
+        }
+        super().__init__([FUNCTIONS], folder, folder / "log", env=settings)
+
+
+class CargoLambda(Process):
+    """The Lambda APIs of cargo-lambda. It knows functions by the binaries of a cargo project, which it never builds."""
+
+    end_signal = signal.SIGTERM
+
+    def __init__(self, folder, *functions):
+        folder.mkdir(parents=True, exist_ok=True)
+        bins = "".join(f'[[bin]]\nname = "{name}"\npath = "/dev/null"\n' for name in functions)
+        (folder / "Cargo.toml").write_text(f'[package]\nname = "functions"\nversion = "0.1.0"\nedition = "2024"\n{bins}')
+        self.port = lease_port()
+        command = [f"{BIN}/cargo-lambda", "lambda", "watch", "--only-lambda-apis", "--disable-cors", "-A", "127.0.0.1", "-P", self.port]
+        super().__init__(command, folder, folder / "log")
+        wait_for(f"cargo-lambda: {self.text()}", self.ready, seconds=60)
+
+    def ready(self):
+        assert self.popen.poll() is None, self.text()
+        return is_open(self.port) and send(self.port, "GET", "/2015-03-31/functions/_/invocations", timeout=5).status == 405
+
+    def runtime_api(self, name):
+        return f"http://127.0.0.1:{self.port}/.rt/{name}"
+
+
+class StreamApi:
+    """InvokeWithResponseStream as AWS documents it, over the real Runtime API of a real instance: each chunk the function sends becomes a
+    PayloadChunk at once. Neither emulator has it: both collect the answer first, and take the prelude out of it."""
+
+    end_signal = None
+
+    def __init__(self, folder):
+        self.events, self.answers = queue.Queue(), {}
+        api = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, *_):
+                pass
+
+            def chunks(self):
+                if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+                    yield self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                    return
+                while size := int(self.rfile.readline().split(b";")[0], 16):
+                    yield self.rfile.read(size)
+                    self.rfile.readline()
+                while self.rfile.readline().strip():
+                    pass
+
+            def whole(self, status, body=b"", headers=()):
+                self.send_response(status)
+                for name, value in [*headers, ("Content-Length", len(body))]:
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(body)
+
+            def do_GET(self):
+                identity, event = api.events.get()
+                self.whole(200, event, [("Lambda-Runtime-Aws-Request-Id", identity), ("Lambda-Runtime-Deadline-Ms", "4102444800000"),
+                                        ("Lambda-Runtime-Invoked-Function-Arn", f"arn:aws:lambda:{REGION}:{ACCOUNT}:function:f")])
+
+            def do_POST(self):
+                if self.path.endswith("/response-streaming-invocations"):
+                    return self.invoke()
+                answer = api.answers[self.path.rsplit("/", 2)[1]]
+                if self.path.endswith("/error"):
+                    answer.put(("failed", b"".join(self.chunks())))
+                else:
+                    # AWS's own Rust runtime writes the trailers of an error as the last chunk.
+                    failed = b""
+                    for chunk in self.chunks():
+                        if chunk.startswith(b"Lambda-Runtime-Function-Error-Type"):
+                            failed = chunk
+                        else:
+                            answer.put(("chunk", chunk))
+                    answer.put(("failed", failed) if failed else ("end", b""))
+                self.whole(202)
+
+            def invoke(self):
+                identity, answer = str(uuid.uuid4()), queue.Queue()
+                api.answers[identity] = answer
+                api.authorization = self.headers.get("Authorization")
+                api.events.put((identity, b"".join(self.chunks())))
+                self.send_response(200)
+                self.send_header("Content-Type", "application/vnd.amazon.eventstream")
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                while True:
+                    kind, data = answer.get(timeout=30)
+                    if kind == "chunk":
+                        self.frame("PayloadChunk", "application/octet-stream", data)
+                        continue
+                    log = base64.b64encode(b"REPORT RequestId: 1\tBilled Duration: 7 ms\tMemory Size: 128 MB\tMax Memory Used: 20 MB").decode()
+                    error = {"ErrorCode": "Unhandled", "ErrorDetails": data.decode()} if kind == "failed" else {}
+                    self.frame("InvokeComplete", "application/json", json.dumps({**error, "LogResult": log}).encode())
+                    self.wfile.write(b"0\r\n\r\n")
+                    return
+
+            def frame(self, event, content_type, payload):
+                headers = b""
+                for name, value in ((":message-type", "event"), (":event-type", event), (":content-type", content_type)):
+                    headers += bytes([len(name)]) + name.encode() + b"\x07" + struct.pack(">H", len(value)) + value.encode()
+                start = struct.pack(">II", 16 + len(headers) + len(payload), len(headers))
+                message = start + struct.pack(">I", zlib.crc32(start)) + headers + payload
+                message += struct.pack(">I", zlib.crc32(message))
+                self.wfile.write(b"%x\r\n%b\r\n" % (len(message), message))
+                self.wfile.flush()
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.server.daemon_threads = True
+        self.port = self.server.server_address[1]
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def stop(self, *_):
+        self.server.shutdown()
+        self.server.server_close()

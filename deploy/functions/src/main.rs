@@ -1,7 +1,7 @@
 //! The serverless airline as Lambda functions: one binary for `provided.al2023`, which function it is says its handler's name.
 //!
-//! Input: `_HANDLER` (or the function's own name): catalog, booking, payment, loyalty, departures. Output: answers of format 2.0;
-//! `departures` streams. Must not: keep what has to outlive an instance: bookings live in memory, as the demo's do. `AIRLINE_LEDGER`
+//! Input: `_HANDLER` (or the function's own name): catalog, booking, payment, loyalty, badge, departures. Output: answers of format
+//! 2.0; `badge` gives back the picture it gets; `departures` streams. Must not: keep what has to outlive an instance: bookings live in memory, as the demo's do. `AIRLINE_LEDGER`
 //! names a file to which every write received is added, one JSON line each, so that tests can count executions.
 
 use lambda_runtime::streaming::{Body, Response, channel};
@@ -10,6 +10,7 @@ use legacy_sim::event::{Answer, Event};
 use legacy_sim::functions;
 use legacy_sim::store::{Store, clock};
 use serde_json::json;
+use std::collections::BTreeMap;
 use std::env;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -21,7 +22,7 @@ async fn main() -> Result<(), Error> {
     let name = named.or_else(|| env::var("AWS_LAMBDA_FUNCTION_NAME").ok()).unwrap_or_default();
     if !known(&name) {
         return Err(format!(
-            "`{name}` is no function of the airline; expected _HANDLER to be one of {}, departures",
+            "`{name}` is no function of the airline; expected _HANDLER to be one of {}, badge, departures",
             functions::NAMES.join(", ")
         )
         .into());
@@ -41,18 +42,35 @@ async fn main() -> Result<(), Error> {
 }
 
 fn known(name: &str) -> bool {
-    name == "departures" || functions::NAMES.contains(&name)
+    matches!(name, "badge" | "departures") || functions::NAMES.contains(&name)
 }
 
 fn call(name: &str, event: &Event, store: &Store) -> Result<Answer, Error> {
     let method = event.request_context.http.method.as_str();
+    println!("{method} {}", event.raw_path);
     if matches!(method, "POST" | "PUT" | "PATCH" | "DELETE") {
         written(name, event)?;
     }
     if event.headers.contains_key("x-airline-fail") {
         return Err("asked to fail".into());
     }
+    if name == "badge" {
+        return Ok(badge(event));
+    }
     functions::call(name, event, store).ok_or_else(|| format!("no function {name}").into())
+}
+
+/// A picture as it came, in the words of format 2.0: bytes are base64 both ways.
+fn badge(event: &Event) -> Answer {
+    let kind =
+        event.headers.get("content-type").cloned().unwrap_or_else(|| "application/octet-stream".into());
+    Answer {
+        status_code: 200,
+        headers: BTreeMap::from([("content-type".to_owned(), kind)]),
+        cookies: vec!["badge=1; Path=/".into()],
+        body: event.body.clone().unwrap_or_default(),
+        is_base64_encoded: event.is_base64_encoded,
+    }
 }
 
 /// Before anything is done with it, as the demo's ledger has it.
@@ -68,7 +86,12 @@ fn written(name: &str, event: &Event) -> Result<(), Error> {
 }
 
 /// The departures of an airport, one line each, sent as they are found; 20 ms apart, so that a reader sees them come.
+/// `?fail=start` and `?fail=middle` end it with an error.
 fn departures(event: &Event, store: &Store) -> Result<Response<Body>, Error> {
+    if event.query("fail") == "start" {
+        return Err("asked to fail".into());
+    }
+    let fails = event.query("fail") == "middle";
     let lines: Vec<String> = store
         .search(event.query("from"), "")
         .into_iter()
@@ -76,7 +99,11 @@ fn departures(event: &Event, store: &Store) -> Result<Response<Body>, Error> {
         .collect();
     let (mut sender, stream) = channel();
     tokio::spawn(async move {
-        for line in lines {
+        for (number, line) in lines.into_iter().enumerate() {
+            if fails && number == 3 {
+                sender.abort();
+                return;
+            }
             if sender.send_data(line.into()).await.is_err() {
                 // The reader is gone; so is the reason to go on.
                 return;

@@ -39,9 +39,12 @@ pub fn status(error: &Error, ctx: &Context) -> (u16, Cause) {
 
 pub async fn run(session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {
     let (status, cause) = status(error, ctx);
-    ctx.status = status;
     ctx.cause = Some(cause);
     let begun = session.response_written().is_some_and(|response| !response.status.is_informational());
+    // Once an answer has begun its status stands, for the client and so for the log; the cause says that it was cut short.
+    if !begun || status == CLIENT_GONE {
+        ctx.status = status;
+    }
     if status != CLIENT_GONE && !begun {
         // The client may have gone meanwhile; then there is nobody left to tell.
         let _ = refuse(session, ctx, status, cause, true).await;

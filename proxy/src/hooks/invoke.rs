@@ -216,6 +216,17 @@ async fn whole(
     written.await.map_err(|error| Failure { error, sent: true })
 }
 
+/// How far a streamed answer has come.
+#[derive(Default)]
+struct Progress {
+    /// Its head was written.
+    begun: bool,
+    /// Its body is written as it comes.
+    body: bool,
+    /// The function has ended.
+    complete: bool,
+}
+
 /// An answer that comes in pieces, each passed on as it comes.
 async fn stream(
     shared: &Shared,
@@ -227,71 +238,74 @@ async fn stream(
 ) -> Result<(), Failure> {
     let mut decoder = Decoder::default();
     let mut pieces = Vec::new();
-    let mut begun = false;
-    let mut body = true;
-    let mut complete = false;
-    let result = loop {
-        let chunk = match super::whole::unless_gone(session, answer.chunk()).await {
-            Ok(Some(chunk)) => chunk,
-            Ok(None) => break Ok(()),
-            Err(error) => break Err(Failure { error, sent: true }),
+    let mut progress = Progress::default();
+    loop {
+        let fed = match super::whole::unless_gone(session, answer.chunk()).await {
+            Ok(Some(chunk)) => decoder
+                .feed(&chunk, &mut pieces)
+                .map_err(|malformed| faulty(shared, ctx, backend, fault::STREAM_BROKEN, &malformed.0, true)),
+            Ok(None) => break,
+            Err(error) => Err(Failure { error, sent: true }),
         };
-        if let Err(malformed) = decoder.feed(&chunk, &mut pieces) {
-            break Err(faulty(shared, ctx, backend, fault::STREAM_BROKEN, &malformed.0, true));
-        }
-        let mut failed = None;
+        let mut failed = fed.err();
         for piece in pieces.drain(..) {
-            let wrote: Result<(), Failure> = match piece {
-                Piece::Head(head) => {
-                    let wrote = async {
-                        let head = response_head(head)?;
-                        response::received(shared, session, ctx, &head)?;
-                        body = reply::head(shared, session, ctx, head, None).await?;
-                        begun = true;
-                        Ok(())
-                    };
-                    wrote.await.map_err(|error| Failure { error, sent: true })
-                }
-                Piece::Body(bytes) if body => {
-                    reply::chunk(session, ctx, bytes).await.map_err(|error| Failure { error, sent: true })
-                }
-                Piece::Body(_) => Ok(()),
-                Piece::Whole(payload) => {
-                    begun = true;
-                    body = false;
-                    whole(shared, session, ctx, backend, function, &payload).await
-                }
-                Piece::Failed { code, detail } => {
-                    let json = serde_json::json!({ "errorType": code, "errorMessage": detail }).to_string();
-                    let Refusal { fault, detail } = fault::function_error(json.as_bytes());
-                    Err(faulty(shared, ctx, backend, fault, &detail, true))
-                }
-                Piece::End { log } => {
-                    complete = true;
-                    reported(shared, ctx, function, log.and_then(|log| Report::read(log.as_bytes())));
-                    Ok(())
-                }
-            };
-            if let Err(failure) = wrote {
-                failed = Some(failure);
-                break;
+            if failed.is_none() {
+                failed = pass(shared, session, ctx, backend, function, piece, &mut progress).await.err();
             }
         }
         if let Some(failure) = failed {
-            break Err(failure);
+            answer.abandon().await;
+            return Err(failure);
         }
-    };
-    if let Err(failure) = result {
-        answer.abandon().await;
-        return Err(failure);
+        if progress.begun && !progress.body {
+            // All that the client will see is written: the head of an answer to HEAD, or an answer that came whole.
+            answer.abandon().await;
+            return Ok(());
+        }
     }
     answer.release(&shared.supplies.client).await;
-    if !complete || !begun {
+    if !progress.complete || !progress.begun {
         // The connection ended before the function did; what was passed on is not whole.
         return Err(faulty(shared, ctx, backend, fault::STREAM_BROKEN, "ended without InvokeComplete", true));
     }
-    if body {
-        reply::end(session).await.map_err(|error| Failure { error, sent: true })?;
+    reply::end(session).await.map_err(|error| Failure { error, sent: true })
+}
+
+/// One piece on its way to the client.
+async fn pass(
+    shared: &Shared,
+    session: &mut Session,
+    ctx: &mut Context,
+    backend: &RunningBackend,
+    function: &RunningFunction,
+    piece: Piece,
+    progress: &mut Progress,
+) -> Result<(), Failure> {
+    let after = |error| Failure { error, sent: true };
+    match piece {
+        Piece::Head(head) => {
+            let head = response_head(head).map_err(after)?;
+            response::received(shared, session, ctx, &head).map_err(after)?;
+            progress.body = reply::head(shared, session, ctx, head, None).await.map_err(after)?;
+            progress.begun = true;
+            Ok(())
+        }
+        Piece::Body(bytes) if progress.body => reply::chunk(session, ctx, bytes).await.map_err(after),
+        Piece::Body(_) => Ok(()),
+        Piece::Whole(payload) => {
+            whole(shared, session, ctx, backend, function, &payload).await?;
+            progress.begun = true;
+            Ok(())
+        }
+        Piece::Failed { code, detail } => {
+            let json = serde_json::json!({ "errorType": code, "errorMessage": detail }).to_string();
+            let Refusal { fault, detail } = fault::function_error(json.as_bytes());
+            Err(faulty(shared, ctx, backend, fault, &detail, true))
+        }
+        Piece::End { log } => {
+            progress.complete = true;
+            reported(shared, ctx, function, log.and_then(|log| Report::read(log.as_bytes())));
+            Ok(())
+        }
     }
-    Ok(())
 }
