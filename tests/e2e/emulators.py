@@ -60,7 +60,7 @@ def send(port, method, target, headers=(), body=None, host=None, timeout=60):
         headers.append(("Content-Length", str(len(body))))
     for name, value in headers:
         connection.putheader(name, value)
-    connection.endheaders(body)
+    connection.endheaders(body, encode_chunked="transfer-encoding" in names)
     answer = connection.getresponse()
     result = Response(answer.status, answer.getheaders(), answer.read())
     connection.close()
@@ -380,6 +380,8 @@ class StreamApi:
 
         self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.server.daemon_threads = True
+        # Either side may go away in the middle; that is what the tests are about.
+        self.server.handle_error = lambda *_: None
         self.port = self.server.server_address[1]
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 

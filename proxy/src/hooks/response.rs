@@ -36,12 +36,36 @@ pub fn received(
         ctx.first_byte = Some(ctx.started.elapsed());
     }
     let status = response.status.as_u16();
+    if status == 403 {
+        signature_refused(shared, ctx, response);
+    }
     if status >= 429 && plan(shared, session, ctx, FailureKind::Status(status), false) {
         let mut error = Error::new_up(AGAIN);
         error.set_retry(true);
         return Err(error);
     }
     Ok(())
+}
+
+/// A 403 may be the application's own; AWS's names what it did not like of a signature or of its key.
+fn signature_refused(shared: &Shared, ctx: &mut Context, response: &ResponseHeader) {
+    const NAMES: [&str; 7] = [
+        "ExpiredTokenException",
+        "IncompleteSignatureException",
+        "InvalidClientTokenId",
+        "InvalidSignatureException",
+        "MissingAuthenticationTokenException",
+        "SignatureDoesNotMatch",
+        "UnrecognizedClientException",
+    ];
+    let Some(sent) = ctx.sent.as_ref().filter(|sent| sent.backend.signature.is_some()) else { return };
+    let named = response.headers.get("x-amzn-errortype").and_then(|value| value.to_str().ok());
+    let named = named.and_then(|named| named.split(':').next()).unwrap_or_default();
+    if let Some(name) = NAMES.iter().find(|name| **name == named) {
+        let id = &sent.backend.definition.id;
+        shared.metrics.signature_refused.with_label_values(&[&**id]).inc();
+        ctx.detail = Some((*name).into());
+    }
 }
 
 /// The head on its way to the client.
