@@ -5,6 +5,9 @@ CARGO ?= cargo
 VENV  ?= tests/.venv
 export BANYAN_VENV := $(VENV)
 BENCH_ARGS ?=
+# The airline's functions have a lock and a tree of their own.
+export BANYAN_FUNCTIONS := $(abspath $(or $(CARGO_TARGET_DIR),target))/functions/debug
+FUNCTIONS := --manifest-path deploy/functions/Cargo.toml --target-dir $(dir $(BANYAN_FUNCTIONS))
 
 .PHONY: demo build release test lint unit e2e bench deps fmt bless
 
@@ -28,6 +31,8 @@ test: deps lint unit e2e
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) fmt --manifest-path deploy/functions/Cargo.toml --check
+	$(CARGO) clippy --locked $(FUNCTIONS) -- -D warnings
 
 unit:
 	$(CARGO) test --locked --workspace
@@ -35,6 +40,7 @@ unit:
 # The binaries are the debug ones that `unit` has built; `make e2e BANYAN_TEST_PROFILE=release` takes the others.
 e2e: deps
 	$(CARGO) build --locked
+	$(CARGO) build --locked $(FUNCTIONS)
 	$(VENV)/bin/pytest tests/e2e
 
 bench: release

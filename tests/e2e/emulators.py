@@ -22,7 +22,7 @@ import uuid
 import zipfile
 import zlib
 
-from conftest import TARGET, Process, is_open, lease_port, wait_for
+from conftest import ROOT, TARGET, Process, is_open, lease_port, wait_for
 
 REGION, ACCOUNT = "eu-west-1", "000000000000"
 # The emulator's root: never checked by it, so nothing is proved with it.
@@ -388,3 +388,26 @@ class StreamApi:
     def stop(self, *_):
         self.server.shutdown()
         self.server.server_close()
+
+
+OFFLINE = ROOT / "tests/offline"
+
+
+class Offline(Process):
+    """serverless-offline: the v1 and v2 gateways, and the Invoke API, of one function."""
+
+    end_signal = signal.SIGTERM
+    FUNCTION = "banyan-dev-mirror"
+
+    def __init__(self, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        self.port, self.invoke = lease_port(), lease_port()
+        settings = {
+            "PATH": os.environ["PATH"], "HOME": folder, "CI": 1, "SLS_TELEMETRY_DISABLED": 1, "SLS_TRACKING_DISABLED": 1, "SLS_NOTIFICATIONS_MODE": "off",
+            "AWS_ACCESS_KEY_ID": "x", "AWS_SECRET_ACCESS_KEY": "x", "HTTP_PORT": self.port, "LAMBDA_PORT": self.invoke,
+            "WEBSOCKET_PORT": lease_port(), "ALB_PORT": lease_port(),
+        }
+        command = ["node", OFFLINE / "node_modules/serverless/bin/serverless.js", "offline", "start"]
+        super().__init__(command, OFFLINE, folder / "log", env={name: str(value) for name, value in settings.items()})
+        wait_for(f"serverless-offline: {self.text()}", lambda: self.popen.poll() is not None or is_open(self.port), seconds=90)
+        assert self.popen.poll() is None, self.text()
