@@ -56,6 +56,13 @@ impl Client {
     }
 }
 
+/// The headers that `Connection` names as belonging to this hop, in lower case.
+pub fn nominated(headers: &HeaderMap) -> Vec<String> {
+    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
+    let tokens = lines.flat_map(|line| line.split(',')).map(|token| token.trim().to_ascii_lowercase());
+    tokens.filter(|token| !matches!(token.as_str(), "" | "close" | "keep-alive" | "content-length")).collect()
+}
+
 /// The host a request is for: `:authority` in HTTP/2, `Host` in HTTP/1. `None` when HTTP/1.1 or later has none.
 pub fn host(request: &RequestHeader) -> Option<&str> {
     let named = match request.headers.get(header::HOST) {

@@ -128,7 +128,7 @@ impl Reloader {
         if unchanged {
             return Ok((None, warnings));
         }
-        let backends = self.backends(&table).await?;
+        let backends = self.backends(&table, &files).await?;
         self.warm(&table, &backends).await;
         let routes = self.runtimes(&table);
         Ok((Some(Arc::new(Serving { table, files, backends, routes })), warnings))
@@ -177,7 +177,11 @@ impl Reloader {
     }
 
     /// Backends that did not change go on running; new ones are resolved before they are used.
-    async fn backends(&self, table: &RouteTable) -> Result<Vec<Arc<RunningBackend>>, Vec<Problem>> {
+    async fn backends(
+        &self,
+        table: &RouteTable,
+        files: &[ReadFile],
+    ) -> Result<Vec<Arc<RunningBackend>>, Vec<Problem>> {
         let mut running = Vec::with_capacity(table.backends.len());
         let mut fresh = Vec::new();
         let mut problems = Vec::new();
@@ -199,7 +203,12 @@ impl Reloader {
                 }
                 Err(unusable) => {
                     let text = format!("backend \"{}\": {}", definition.id, unusable.text);
-                    problems.push(Problem::error(unusable.code, Place::Nowhere, text));
+                    let file = files
+                        .iter()
+                        .position(|file| file.rules.backends.iter().any(|(id, _)| *id == *definition.id));
+                    let path = format!("backends.{}.{}", definition.id, unusable.field);
+                    let place = file.map_or(Place::Nowhere, |file| Place::field(file, path));
+                    problems.push(Problem::error(unusable.code, place, text));
                 }
             }
         }

@@ -4,6 +4,7 @@
 //! cookie and the attribution header. Must not: change the body.
 
 use crate::context::{ATTRIBUTION, Context};
+use crate::facts::nominated;
 use crate::hooks::again::{AGAIN, plan};
 use crate::proxy::Shared;
 use banyan_routes::decide::{OWN_COOKIE, own_key_text};
@@ -118,16 +119,7 @@ fn own_cookie(key: &str, https: bool) -> HeaderValue {
 
 /// What belongs to the connection to the backend stays there.
 fn hop_by_hop(session: &mut Session, response: &mut ResponseHeader) -> Result<()> {
-    let nominated: Vec<String> = response
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(|token| token.trim().to_ascii_lowercase())
-        .filter(|token| !matches!(token.as_str(), "" | "close" | "keep-alive" | "upgrade" | "content-length"))
-        .collect();
-    for name in &nominated {
+    for name in nominated(&response.headers).iter().filter(|name| *name != "upgrade") {
         response.remove_header(name.as_str());
     }
     for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"] {

@@ -6,6 +6,7 @@
 use crate::answers::refuse;
 use crate::client::exchange::Answer;
 use crate::context::Context;
+use crate::facts::nominated;
 use crate::hooks::again::{self, AGAIN};
 use crate::hooks::held::{self, Held};
 use crate::hooks::{fail, invoke, reply, response, rewrite, upstream};
@@ -248,17 +249,8 @@ pub fn plain_head(request: &RequestHeader, length: usize) -> Result<RequestHeade
         header::EXPECT,
     ];
     let mut head = request.clone();
-    let nominated: Vec<String> = request
-        .headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|line| line.to_str().ok())
-        .flat_map(|line| line.split(','))
-        .map(|token| token.trim().to_ascii_lowercase())
-        .filter(|token| !matches!(token.as_str(), "" | "close" | "keep-alive" | "host" | "content-length"))
-        .filter(|token| !token.starts_with("x-forwarded-"))
-        .collect();
-    for name in &nominated {
+    let ours = |name: &str| name == "host" || name.starts_with("x-forwarded-");
+    for name in nominated(&request.headers).iter().filter(|name| !ours(name)) {
         head.remove_header(name.as_str());
     }
     for name in &HOP {

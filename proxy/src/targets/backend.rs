@@ -64,6 +64,8 @@ pub struct RunningBackend {
 /// Why a backend cannot run in this process, whatever the rules say.
 pub struct Unusable {
     pub code: &'static str,
+    /// Of the backend, where it was said.
+    pub field: &'static str,
     pub text: String,
 }
 
@@ -75,7 +77,7 @@ pub const NO_TOKEN: &str = "token_unavailable";
 impl RunningBackend {
     /// Reads the TLS files; addresses come later, by `set_addresses`. `base` is what relative paths count from.
     pub fn new(definition: &Backend, base: &Path, supplies: &Supplies) -> Result<RunningBackend, Unusable> {
-        let tls_file = |text| Unusable { code: "tls_file", text };
+        let tls_file = |text| Unusable { code: "tls_file", field: "tls", text };
         let ca =
             definition.tls.ca.as_deref().map(|path| tls_files::authorities(&base.join(path))).transpose();
         let ca = ca.map_err(tls_file)?;
@@ -89,7 +91,7 @@ impl RunningBackend {
             Target::Urls(origins) => (origins.clone(), None),
             Target::Lambda(target) => {
                 let function = RunningFunction::new(target, &supplies.aws, supplies.credentials.clone())
-                    .map_err(|text| Unusable { code: "lambda_endpoint", text })?;
+                    .map_err(|text| Unusable { code: "lambda_endpoint", field: "lambda", text })?;
                 (vec![function.origin.clone()], Some(function))
             }
         };
