@@ -47,7 +47,8 @@ pub async fn refuse(
     if close {
         // A client that is still sending would be reset before it has read why it was refused. How it ends does not matter: the
         // connection is closed in any case.
-        let _ = tokio::time::timeout(LINGER, session.as_downstream_mut().drain_request_body()).await;
+        let rest = tokio::time::timeout(LINGER, session.as_downstream_mut().drain_request_body());
+        let _ = Box::pin(rest).await;
     }
     Ok(())
 }

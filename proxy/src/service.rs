@@ -39,11 +39,17 @@ impl ProxyHttp for Service {
         if request::run(&self.0, session, ctx).await? {
             return Ok(true);
         }
-        whole::run(&self.0, session, ctx).await
+        if !ctx.route().is_some_and(|route| route.whole_body) {
+            return Ok(false);
+        }
+        // In a box of its own: its state would make every request's larger.
+        Box::pin(whole::run(&self.0, session, ctx)).await
     }
 
     async fn upstream_peer(&self, session: &mut Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
-        again::pause(ctx).await;
+        if ctx.pause {
+            Box::pin(again::pause(ctx)).await;
+        }
         upstream::peer(&self.0, session, ctx)
     }
 

@@ -6,12 +6,15 @@ request comes from the kernel's run time of the proxy's own threads, which satur
 
     make bench                                   everything, about 10 minutes
     make bench BENCH_ARGS="--rounds 3 --secs 2 --works plain"
-Works: plain (1 KiB and 64 KiB keep-alive), routes (10 and 10,000), reload (10 and 10,000 routes, under load), load (100,000 routes).
+Works: plain (1 KiB and 64 KiB keep-alive), routes (10 and 10,000), reload (10 and 10,000 routes, under load), load (100,000 routes), functions (calls of a
+Lambda function, beside Envoy's aws_lambda filter).
 """
 
 import argparse
+import base64
 import contextlib
 import http.client
+import io
 import json
 import os
 import pathlib
@@ -24,6 +27,8 @@ import subprocess
 import tempfile
 import threading
 import time
+import urllib.request
+import zipfile
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
@@ -51,10 +56,11 @@ def wait_open(port, process, seconds=60):
 
 
 class Running:
-    def __init__(self, name, args, port, core, folder, stdin=None):
-        self.name, self.port = name, port
+    def __init__(self, name, args, port, core, folder, env=None):
+        self.name, self.port, self.script = name, port, None
         self.log = open(folder / f"{name}.log", "wb")
-        self.process = subprocess.Popen(["taskset", "-c", core, *map(str, args)], cwd=folder, stdout=self.log, stderr=self.log, preexec_fn=os.setsid)
+        env = {**os.environ, **(env or {})}
+        self.process = subprocess.Popen(["taskset", "-c", core, *map(str, args)], cwd=folder, stdout=self.log, stderr=self.log, preexec_fn=os.setsid, env=env)
         wait_open(port, self.process)
 
     def pids(self):
@@ -218,7 +224,8 @@ PEERS = {"nginx": nginx, "haproxy": haproxy, "envoy": envoy, "banyan": banyan}
 
 def wrk(running, path, secs, connections):
     before = running.cpu_ns()
-    out = subprocess.run(["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{secs}s", "--latency", f"http://127.0.0.1:{running.port}{path}"], capture_output=True, text=True).stdout
+    script = ["-s", running.script] if running.script else []
+    out = subprocess.run(["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{secs}s", "--latency", *script, f"http://127.0.0.1:{running.port}{path}"], capture_output=True, text=True).stdout
     cpu = running.cpu_ns() - before
     requests = int(re.search(r"(\d+) requests in", out).group(1))
     if "Non-2xx" in out or "Socket errors" in out or requests == 0:
@@ -386,6 +393,107 @@ def load(folder, args, report):
 DEBOUNCE_MS = 15  # QUIET_DONE in proxy/src/control.rs
 
 
+REGION = "eu-west-1"
+# Answers both shapes: Envoy has field names of its own.
+FUNCTION = '''
+def handler(event, context):
+    print("called")
+    return {"statusCode": 200, "status_code": 200, "headers": {"content-type": "text/plain"}, "body": "a" * 1024}
+'''
+KEY = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_EC2_METADATA_DISABLED": "true"}
+
+
+def emulator(folder):
+    """ministack with one function, on the load's core."""
+    port = lease()
+    settings = {
+        "TMPDIR": folder, "HOME": folder, "BIND_HOST": "127.0.0.1", "GATEWAY_PORT": port, "MINISTACK_REGION": REGION, "LOG_LEVEL": "ERROR", "PERSIST_STATE": "0",
+        "IOT_MTLS_ENABLED": "0", "SFTP_ENABLED": "0", "DOCKER_HOST": "unix:///nonexistent.sock", "STATE_DIR": folder / "s", "S3_DATA_DIR": folder / "s3",
+    }
+    running = Running("emulator", [VENV / "bin/ministack"], port, LOAD_CORE, folder, {name: str(value) for name, value in settings.items()})
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("index.py", FUNCTION)
+    body = {"FunctionName": "echo", "Runtime": "python3.12", "Role": "arn:aws:iam::000000000000:role/r", "Handler": "index.handler", "Timeout": 10,
+            "Code": {"ZipFile": base64.b64encode(buffer.getvalue()).decode()}}
+    request = urllib.request.Request(f"http://127.0.0.1:{port}/2015-03-31/functions", json.dumps(body).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        assert answer.status == 201
+    return running
+
+
+def canned(folder):
+    """The Invoke API answered by nginx with one fixed payload: fast enough to saturate what stands before it."""
+    port = lease()
+    payload = json.dumps({"statusCode": 200, "status_code": 200, "headers": {"content-type": "text/plain"}, "body": "a" * 1024})
+    temp = "".join(f"{kind}_temp_path {folder}/c-{kind};" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"])
+    user = "user root;" if os.geteuid() == 0 else ""
+    (folder / "canned.conf").write_text(
+        f"{user} daemon off; worker_processes 1; pid {folder}/c.pid; error_log {folder}/c.err; events {{ worker_connections 16384; }}\n"
+        f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; {temp} default_type application/json;\n"
+        f"server {{ listen 127.0.0.1:{port} backlog=8192; location / {{ return 200 '{payload}'; }} }} }}\n")
+    return Running("canned", ["nginx", "-c", folder / "canned.conf"], port, LOAD_CORE, folder)
+
+
+def banyan_functions(folder, api):
+    port, admin = lease(), lease()
+    (folder / "frules").mkdir()
+    (folder / "frules/r.yaml").write_text(
+        f'version: 1\nbackends: {{f: {{lambda: {{function: echo, region: {REGION}, endpoint: "http://127.0.0.1:{api}"}}}}}}\n'
+        "routes: [{id: f, match: {prefix: /}, serverless: f, stage: serverless}]\n")
+    (folder / "fsettings.yaml").write_text("version: 1\nthreads: 1\nlogs: {access: off}\n")
+    args = [BANYAN, "run", "--rules", folder / "frules", "--settings", folder / "fsettings.yaml", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--state", folder / "fstate"]
+    return Running("banyan", args, port, PROXY_CORE, folder, KEY)
+
+
+def envoy_functions(folder, api):
+    port = lease()
+    kind = "type.googleapis.com/envoy.extensions.filters"
+    address = lambda p: {"socket_address": {"address": "127.0.0.1", "port_value": p}}
+    manager = {
+        "@type": f"{kind}.network.http_connection_manager.v3.HttpConnectionManager", "stat_prefix": "h", "codec_type": "HTTP1", "generate_request_id": False,
+        "http_filters": [
+            {"name": "envoy.filters.http.aws_lambda", "typed_config": {"@type": f"{kind}.http.aws_lambda.v3.Config", "arn": f"arn:aws:lambda:{REGION}:000000000000:function:echo", "invocation_mode": "SYNCHRONOUS"}},
+            {"name": "envoy.filters.http.router", "typed_config": {"@type": f"{kind}.http.router.v3.Router", "suppress_envoy_headers": True}},
+        ],
+        "route_config": {"name": "r", "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "route": {"cluster": "u"}}]}]},
+    }
+    config = {"node": {"id": "n", "cluster": "c"}, "static_resources": {
+        "listeners": [{"name": "l", "address": address(port), "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}]}],
+        "clusters": [{
+            "name": "u", "type": "STATIC", "connect_timeout": "5s", "metadata": {"filter_metadata": {"com.amazonaws.lambda": {"egress_gateway": True}}},
+            "load_assignment": {"cluster_name": "u", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(api)}}]}]},
+        }],
+    }}
+    (folder / "fenvoy.json").write_text(json.dumps(config))
+    binary = next(VENV.glob("lib/python3*/site-packages/envoy/_bin/envoy"))
+    args = [binary, "-c", folder / "fenvoy.json", "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
+    return Running("envoy", args, port, PROXY_CORE, folder, {**KEY, "AWS_REGION": REGION})
+
+
+def functions(folder, args, report):
+    """A call of a function through each proxy, and of the emulator alone."""
+    (folder / "post.lua").write_text('wrk.method = "POST"\nwrk.body = string.rep("b", 200)\nwrk.headers["Content-Type"] = "text/plain"\n')
+    (folder / "invoke.lua").write_text('wrk.method = "POST"\nwrk.path = "/2015-03-31/functions/echo/invocations"\nwrk.body = \'{"body":"\' .. string.rep("b", 200) .. \'"}\'\nwrk.headers["Content-Type"] = "application/json"\n')
+    for make, title, connections in [(emulator, "functions: ministack, 4 connections", 4), (canned, "functions: Invoke API answered by nginx, saturated, 32 connections", 32)]:
+        sub = folder / make.__name__
+        sub.mkdir()
+        api = make(sub)
+        running = [banyan_functions(sub, api.port), envoy_functions(sub, api.port)]
+        try:
+            for proxy in running:
+                proxy.script = folder / "post.lua"
+                with urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{proxy.port}/x", b"hello", {"Content-Type": "text/plain"})) as answer:
+                    assert answer.status == 200 and answer.read() == b"a" * 1024, proxy.name
+            api.script = folder / "invoke.lua"
+            cells = {proxy.name: (proxy, "/x") for proxy in (api, *running)}
+            table = ratios(interleaved(cells, args.rounds, args.secs, connections), "envoy")
+            show(f"{title} (ratios to Envoy; {api.name} is the API alone, with its own CPU)", table)
+            report[title] = table
+        finally:
+            [proxy.stop() for proxy in (*running, api)]
+
+
 def claims(report):
     """What is claimed of Banyan alone; each line is (claim, figure, holds). Ratios to peers are reported, not claimed."""
     rows = []
@@ -410,11 +518,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--secs", type=int, default=4)
     parser.add_argument("--reloads", type=int, default=20)
-    parser.add_argument("--works", default="plain,routes,reload,load")
+    parser.add_argument("--works", default="plain,routes,reload,load,functions")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     report = {"commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()}
-    works = {"plain": plain, "routes": routes, "reload": reload, "load": load}
+    works = {"plain": plain, "routes": routes, "reload": reload, "load": load, "functions": functions}
     for name in args.works.split(","):
         with tempfile.TemporaryDirectory(prefix="banyan-bench-") as folder:
             works[name](pathlib.Path(folder), args, report)

@@ -373,4 +373,4 @@ routes: [{{id: shop, match: {{prefix: /}}, legacy: old, serverless: shop, stage:
 def test_a_function_without_a_region_is_refused_with_its_place(start):
     banyan = start(Banyan, "version: 1\nbackends: {f: {lambda: {function: x}}}\nroutes: [{id: a, match: {path: /a}, serverless: f, stage: serverless}]\n",
                    args=["--wait-for-rules"], wait=False, env={"AWS_REGION": "", "AWS_DEFAULT_REGION": ""})
-    wait_for("the refusal", lambda: "rules.yaml:2:17: lambda_endpoint: backend \"f\": no region is known" in banyan.text())
+    wait_for("the refusal", lambda: "rules.yaml:2:16: lambda_endpoint: backend \"f\": no region is known" in banyan.text())

@@ -111,7 +111,7 @@ async fn one_try(
 
 /// How much may be held, and what to say when it is more; `None` when this request needs none of this.
 fn needed(ctx: &Context) -> Option<(u64, &'static str)> {
-    let route = ctx.route().filter(|route| route.whole_body)?;
+    let route = ctx.route()?;
     let decision = ctx.decision.as_ref()?;
     let falls_back = decision.side == Side::Serverless && route.policy.fallback.is_some();
     let sides: &[Side] = match (decision.side, falls_back) {
