@@ -77,6 +77,20 @@ fn a_payload_means_the_response_that_aws_documents() {
     }
 }
 
+#[test]
+fn an_answer_of_very_many_headers_is_malformed() {
+    let headers: serde_json::Map<String, Value> = (0..501).map(|n| (format!("x-{n}"), "1".into())).collect();
+    let many = |key: &str, value: Value| {
+        Bytes::from(serde_json::json!({ "statusCode": 200, key: value }).to_string())
+    };
+    let cookies: Vec<Value> = (0..501).map(|n| format!("c{n}=1").into()).collect();
+    for payload in [many("headers", headers.into()), many("cookies", cookies.clone().into())] {
+        assert!(answer(EventFormat::V2, &payload).unwrap_err().0.contains("more than 500"));
+    }
+    let lists = many("multiValueHeaders", serde_json::json!({ "x": cookies }));
+    assert!(answer(EventFormat::V1, &lists).unwrap_err().0.contains("more than 500"));
+}
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FaultVector {
@@ -445,6 +459,9 @@ fn the_report_line_gives_cost_memory_and_cold_starts() {
     {
         assert_eq!(Report::parse(nothing), None, "{nothing:?}");
     }
+    let odd = "REPORT RequestId: 1\tBilled Duration: 1 ms\tMemory Size: 1 MB\tMax Memory Used: inf MB\tInit Duration: NaN ms";
+    let odd = Report::parse(odd).unwrap();
+    assert_eq!((odd.used_mb, odd.init), (0, None));
     let usage = Usage::default();
     assert_eq!(usage.figures(), None);
     usage.add(&report);

@@ -199,7 +199,8 @@ impl CredentialStore {
                 text = format!("{text}: {inner}");
                 cause = inner.source();
             }
-            text
+            // What a helper of the profile printed may be anything, secrets among it.
+            text.split("stderr").next().unwrap_or_default().chars().take(300).collect()
         })
     }
 }

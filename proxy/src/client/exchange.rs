@@ -4,13 +4,20 @@
 //! and whether anything was sent. Must not: try again by itself: whether that is allowed only the caller knows.
 
 use bytes::Bytes;
-use http::header;
+use http::{Uri, header};
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::{Error, ErrorType, Result};
+use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use std::time::Duration;
+
+/// An answer that is larger than its reader takes.
+pub const TOO_LARGE: ErrorType = ErrorType::Custom("answer too large");
+
+/// How long an answer may take that was given before the request was read to its end.
+const EARLY_ANSWER: Duration = Duration::from_secs(1);
 
 /// The pool and TLS configuration of all exchanges.
 pub struct Client {
@@ -31,6 +38,8 @@ pub struct Failed {
 pub struct Answer {
     pub head: ResponseHeader,
     pub reused: bool,
+    /// Whether the other side read the whole request; if not, the connection cannot be used again.
+    taken: bool,
     session: HttpSession<()>,
     peer: HttpPeer,
 }
@@ -51,8 +60,8 @@ impl Client {
         })?;
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
-        match exchange(&mut session, head, body).await {
-            Ok(head) => Ok(Answer { head, reused, session, peer }),
+        match exchange(&mut session, head, body, peer.is_tls()).await {
+            Ok((head, taken)) => Ok(Answer { head, reused, taken, session, peer }),
             Err(error) => {
                 session.shutdown().await;
                 Err(Failed { error: error.into_up(), sent: true, reused })
@@ -61,12 +70,46 @@ impl Client {
     }
 }
 
-async fn exchange(session: &mut HttpSession<()>, head: RequestHeader, body: Bytes) -> Result<ResponseHeader> {
+/// The answer's head, and whether the whole request was taken.
+async fn exchange(
+    session: &mut HttpSession<()>,
+    mut head: RequestHeader,
+    body: Bytes,
+    tls: bool,
+) -> Result<(ResponseHeader, bool)> {
+    if matches!(session, HttpSession::H2(_)) {
+        authority_for_h2(&mut head, tls)?;
+    }
     session.write_request_header(Box::new(head)).await?;
+    if let Err(error) = send_body(session, body).await {
+        // Who refuses a request early may close before it has read all of it; the refusal is worth more than the broken pipe.
+        let early = tokio::time::timeout(EARLY_ANSWER, answered(session)).await;
+        return early.ok().and_then(Result::ok).map(|head| (head, false)).ok_or(error);
+    }
+    Ok((answered(session).await?, true))
+}
+
+async fn send_body(session: &mut HttpSession<()>, body: Bytes) -> Result<()> {
     if !body.is_empty() {
         session.write_request_body(body, true).await?;
     }
-    session.finish_request_body().await?;
+    session.finish_request_body().await
+}
+
+/// HTTP/2 has no Host: it is the authority of the target.
+fn authority_for_h2(head: &mut RequestHeader, tls: bool) -> Result<()> {
+    let Some(host) = head.remove_header(&header::HOST) else { return Ok(()) };
+    let target = String::from_utf8_lossy(head.raw_path()).into_owned();
+    let uri = Uri::builder()
+        .scheme(if tls { "https" } else { "http" })
+        .authority(host.as_bytes())
+        .path_and_query(target);
+    head.set_uri(uri.build().or_err(ErrorType::InvalidHTTPHeader, "target for HTTP/2")?);
+    Ok(())
+}
+
+/// The final answer's head.
+async fn answered(session: &mut HttpSession<()>) -> Result<ResponseHeader> {
     loop {
         session.read_response_header().await?;
         let head = session.response_header().ok_or_else(|| Error::new(ErrorType::InvalidHTTPHeader))?;
@@ -85,6 +128,9 @@ impl Answer {
 
     /// Back to the pool, once `chunk` gave `None`.
     pub async fn release(self, client: &Client) {
+        if !self.taken {
+            return self.abandon().await;
+        }
         let idle = self.peer.options.idle_timeout;
         client.connector.release_http_session(self.session, &self.peer, idle).await;
     }
@@ -101,11 +147,7 @@ impl Answer {
             match self.chunk().await {
                 Ok(Some(chunk)) if body.len() + chunk.len() > max => {
                     self.abandon().await;
-                    return Err(Error::explain(
-                        ErrorType::Custom("AnswerTooLarge"),
-                        format!("over {max} bytes"),
-                    )
-                    .into_up());
+                    return Err(Error::explain(TOO_LARGE, format!("over {max} bytes")).into_up());
                 }
                 Ok(Some(chunk)) => body.extend_from_slice(&chunk),
                 Ok(None) => break,

@@ -6,7 +6,7 @@
 use crate::context::Context;
 use crate::proxy::Shared;
 use bytes::{Bytes, BytesMut};
-use http::header;
+use http::{Version, header};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_prometheus::prometheus::IntGauge;
 use pingora_proxy::Session;
@@ -36,10 +36,21 @@ impl Drop for Counted {
 }
 
 impl Held {
-    /// What is held is also what is sent: base64 and JSON around it are counted with it.
-    pub fn grow(&mut self, bytes: usize) {
-        self.counted.add(bytes);
+    /// Room for what is made of the body, until the guard is dropped; `None` when there is none.
+    pub fn beside(&self, shared: &Shared, bytes: usize) -> Option<Beside> {
+        let mut counted = Counted { gauge: self.counted.gauge.clone(), bytes: 0 };
+        counted.add(bytes);
+        (!full(shared, &counted.gauge)).then_some(Beside { _counted: counted })
     }
+}
+
+/// Bytes held beside a body: the event made of it.
+pub struct Beside {
+    _counted: Counted,
+}
+
+fn full(shared: &Shared, gauge: &IntGauge) -> bool {
+    u64::try_from(gauge.get()).is_ok_and(|held| held > shared.settings.limits.buffered_bytes)
 }
 
 /// Reads all of it. An error is a refusal with its cause in the context.
@@ -64,7 +75,9 @@ pub async fn read(
     if expected.is_some_and(|expected| expected > limit) {
         return Err(refuse(ctx, 413, over));
     }
-    let continues = request.headers.contains_key(header::EXPECT);
+    let expects = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
+    let continues =
+        request.version > Version::HTTP_10 && request.headers.get(header::EXPECT).is_some_and(expects);
     let downstream = session.as_downstream_mut();
     if downstream.is_body_empty() {
         return Ok(Held { bytes: Bytes::new(), counted });
@@ -88,7 +101,7 @@ pub async fn read(
             return Err(refuse(ctx, 413, over));
         }
         counted.add(chunk.len());
-        if counted.gauge.get() > limits.buffered_bytes as i64 {
+        if full(shared, &counted.gauge) {
             return Err(refuse(ctx, 503, "buffers_full"));
         }
         match (&mut first, body.is_empty()) {

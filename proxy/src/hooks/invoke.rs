@@ -3,9 +3,10 @@
 //! Input: a request whose body is held, and the peer of the Lambda API. Output: the answer written; or what failed, before
 //! anything was written. Must not: decide what follows a failure; `whole` does.
 
-use crate::client::exchange::Answer;
+use crate::client::exchange::{Answer, TOO_LARGE};
 use crate::context::Context;
 use crate::hooks::held::Held;
+use crate::hooks::request::target as target_of;
 use crate::hooks::whole::{Failure, plain_head};
 use crate::hooks::{reply, response, rewrite};
 use crate::lambda::answer::{self, Head};
@@ -25,7 +26,7 @@ use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::Session;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 /// What an error answer of the API, or a function's own error, may be long.
 const ERROR_MAX: usize = 256 << 10;
@@ -39,13 +40,17 @@ pub async fn run(
     backend: &Arc<RunningBackend>,
     function: &RunningFunction,
     peer: HttpPeer,
-    held: &mut Held,
+    held: &Held,
 ) -> Result<(), Failure> {
     let payload = payload(session, ctx, backend, function, &held.bytes).map_err(Failure::unsent)?;
     if payload.len() > PAYLOAD_MAX {
         return Err(faulty(shared, ctx, backend, fault::EVENT_TOO_LARGE, "the event is over 6 MB", false));
     }
-    held.grow(payload.len());
+    // Beside the body, for as long as this try lasts.
+    let Some(_beside) = held.beside(shared, payload.len()) else {
+        ctx.cause = Some("buffers_full");
+        return Err(Failure::unsent(Error::explain(ErrorType::HTTPStatus(503), "buffers_full")));
+    };
     let now = SystemTime::now();
     let Some(credentials) = function.credentials.get(now) else {
         return Err(faulty(shared, ctx, backend, fault::CREDENTIALS, "", false));
@@ -54,27 +59,45 @@ pub async fn run(
     let trace = root(ctx);
     let head = function.request(authority, &payload, Some(&trace), &credentials, now);
     let head = head.map_err(|error| Failure::unsent(Error::explain(ErrorType::InternalError, error)))?;
-    let answer = super::whole::send(shared, session, peer, head, Bytes::from(payload)).await?;
+    let left = super::whole::left(ctx, false);
+    let answer = super::whole::send(shared, session, left, peer, head, Bytes::from(payload)).await?;
     if !answer.head.status.is_success() {
         let (status, named) = (answer.head.status.as_u16(), text(&answer.head, "x-amzn-errortype"));
-        let body = answer.whole(&shared.supplies.client, ERROR_MAX).await.unwrap_or_default();
+        let body = read(shared, session, ctx, answer, ERROR_MAX).await.unwrap_or_default();
         let Refusal { fault, detail } = fault::refusal(status, named.as_deref(), &body);
         return Err(faulty(shared, ctx, backend, fault, &detail, true));
     }
-    if let Some(log) = answer.head.headers.get("x-amz-log-result") {
+    let log = answer.head.headers.get("x-amz-log-result").filter(|_| function.target.log_tail);
+    if let Some(log) = log {
         reported(shared, ctx, function, Report::read(log.as_bytes()));
     }
     if answer.head.headers.contains_key("x-amz-function-error") {
-        let body = answer.whole(&shared.supplies.client, ERROR_MAX).await.unwrap_or_default();
+        let body = read(shared, session, ctx, answer, ERROR_MAX).await.unwrap_or_default();
         let Refusal { fault, detail } = fault::function_error(&body);
         return Err(faulty(shared, ctx, backend, fault, &detail, true));
     }
     if function.target.stream {
         return stream(shared, session, ctx, backend, function, answer).await;
     }
-    let payload = answer.whole(&shared.supplies.client, ANSWER_MAX).await;
-    let payload = payload.map_err(|error| Failure { error, sent: true })?;
+    let payload = match read(shared, session, ctx, answer, ANSWER_MAX).await {
+        Err(error) if *error.etype() == TOO_LARGE => {
+            return Err(faulty(shared, ctx, backend, fault::ANSWER_TOO_LARGE, "over 6 MB", true));
+        }
+        read => read.map_err(|error| Failure { error, sent: true })?,
+    };
     whole(shared, session, ctx, backend, function, &payload).await
+}
+
+/// The whole answer, within the try's time, for as long as the client is there.
+async fn read(
+    shared: &Shared,
+    session: &mut Session,
+    ctx: &Context,
+    answer: Answer,
+    max: usize,
+) -> Result<Bytes> {
+    let left = super::whole::left(ctx, false);
+    super::whole::bounded(session, left, answer.whole(&shared.supplies.client, max)).await
 }
 
 /// The event of this request, as a backend by URL would see it.
@@ -97,7 +120,7 @@ fn payload(
         route.matches.get(usize::from(found.alternative)).map(|matcher| &matcher.path)
     });
     let resource = pattern.map_or_else(|| "/{proxy+}".into(), |pattern| pattern.resource());
-    let (raw_path, _) = split_target(std::str::from_utf8(session.req_header().raw_path()).unwrap_or("/"));
+    let (raw_path, _) = target_of(session.req_header()).unwrap_or(("/", None));
     let matched = ctx.found.as_ref().and_then(|found| found.normalised.as_deref()).unwrap_or(raw_path);
     let parameters = pattern.map(|pattern| pattern.parameters(matched)).unwrap_or_default();
     let host =
@@ -202,8 +225,9 @@ async fn whole(
 ) -> Result<(), Failure> {
     let answer = answer::answer(function.target.format, payload)
         .map_err(|malformed| faulty(shared, ctx, backend, fault::MALFORMED_ANSWER, &malformed.0, true))?;
+    let head = response_head(answer.head)
+        .map_err(|error| faulty(shared, ctx, backend, fault::MALFORMED_ANSWER, &error.to_string(), true))?;
     let written = async {
-        let head = response_head(answer.head)?;
         response::received(shared, session, ctx, &head)?;
         if reply::head(shared, session, ctx, head, Some(answer.body.len())).await? {
             if !answer.body.is_empty() {
@@ -215,6 +239,9 @@ async fn whole(
     };
     written.await.map_err(|error| Failure { error, sent: true })
 }
+
+/// How long the end of an answer's chunks is waited for after the function has ended, to keep the connection.
+const LAST_CHUNK: Duration = Duration::from_millis(50);
 
 /// How far a streamed answer has come.
 #[derive(Default)]
@@ -240,7 +267,8 @@ async fn stream(
     let mut pieces = Vec::new();
     let mut progress = Progress::default();
     loop {
-        let fed = match super::whole::unless_gone(session, answer.chunk()).await {
+        let left = super::whole::left(ctx, progress.begun);
+        let fed = match super::whole::bounded(session, left, answer.chunk()).await {
             Ok(Some(chunk)) => decoder
                 .feed(&chunk, &mut pieces)
                 .map_err(|malformed| faulty(shared, ctx, backend, fault::STREAM_BROKEN, &malformed.0, true)),
@@ -262,8 +290,15 @@ async fn stream(
             answer.abandon().await;
             return Ok(());
         }
+        if progress.complete {
+            break;
+        }
     }
-    answer.release(&shared.supplies.client).await;
+    // The end of its chunks is mostly there already; a connection that lets itself be waited for is not worth it.
+    match tokio::time::timeout(LAST_CHUNK, answer.chunk()).await {
+        Ok(Ok(None)) => answer.release(&shared.supplies.client).await,
+        Ok(Ok(Some(_)) | Err(_)) | Err(_) => answer.abandon().await,
+    }
     if !progress.complete || !progress.begun {
         // The connection ended before the function did; what was passed on is not whole.
         return Err(faulty(shared, ctx, backend, fault::STREAM_BROKEN, "ended without InvokeComplete", true));
@@ -283,8 +318,12 @@ async fn pass(
 ) -> Result<(), Failure> {
     let after = |error| Failure { error, sent: true };
     match piece {
+        // Nothing can follow the end.
+        _ if progress.complete => Ok(()),
         Piece::Head(head) => {
-            let head = response_head(head).map_err(after)?;
+            let head = response_head(head).map_err(|error| {
+                faulty(shared, ctx, backend, fault::MALFORMED_ANSWER, &error.to_string(), true)
+            })?;
             response::received(shared, session, ctx, &head).map_err(after)?;
             progress.body = reply::head(shared, session, ctx, head, None).await.map_err(after)?;
             progress.begun = true;

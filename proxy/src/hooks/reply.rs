@@ -21,11 +21,13 @@ pub async fn head(
 ) -> Result<bool> {
     head.set_version(Version::HTTP_11);
     head.remove_header(&header::CONNECTION);
-    let bodyless = session.req_header().method == Method::HEAD
-        || matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
-    if let Some(length) =
-        length.filter(|_| !matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED))
-    {
+    let empty =
+        matches!(head.status, StatusCode::NO_CONTENT | StatusCode::RESET_CONTENT | StatusCode::NOT_MODIFIED);
+    let bodyless = empty || session.req_header().method == Method::HEAD;
+    if head.status == StatusCode::RESET_CONTENT {
+        head.remove_header(&header::TRANSFER_ENCODING);
+        head.set_content_length(0)?;
+    } else if let Some(length) = length.filter(|_| !empty) {
         head.remove_header(&header::TRANSFER_ENCODING);
         head.set_content_length(length)?;
     } else if !bodyless && !head.headers.contains_key(header::CONTENT_LENGTH) {

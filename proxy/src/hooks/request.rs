@@ -111,7 +111,7 @@ fn refusal(shared: &Shared, session: &Session) -> Option<(u16, &'static str)> {
 }
 
 /// The raw path and query. Origin-form is taken as the bytes that came; other forms by their parsed URI.
-fn target(request: &pingora_http::RequestHeader) -> Option<(&str, Option<&str>)> {
+pub fn target(request: &pingora_http::RequestHeader) -> Option<(&str, Option<&str>)> {
     let raw = std::str::from_utf8(request.raw_path()).ok()?;
     if raw.starts_with('/') {
         return Some(split_target(raw));

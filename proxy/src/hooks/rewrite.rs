@@ -23,9 +23,9 @@ const HOST: HeaderName = HeaderName::from_static(X_FORWARDED_HOST);
 pub fn run(request: &mut RequestHeader, ctx: &mut Context, body: &[u8]) -> Result<()> {
     shape(request, ctx)?;
     let Some(sent) = &ctx.sent else { return Ok(()) };
-    if let Err(cause) = sent.backend.authorise(request, body) {
+    if let Err((status, cause)) = sent.backend.authorise(request, body) {
         ctx.cause = Some(cause);
-        return Err(Error::explain(ErrorType::HTTPStatus(503), cause));
+        return Err(Error::explain(ErrorType::HTTPStatus(status), cause));
     }
     Ok(())
 }
@@ -39,6 +39,13 @@ pub fn shape(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     request.remove_header(OVERRIDE_HEADER);
     request.remove_header(&SHADOW);
     request.insert_header(TRACEPARENT, ctx.trace.header())?;
+    if ctx.sent.as_ref().is_some_and(|sent| sent.backend.signature.is_some()) {
+        // They would be signed with our key, and say what the client wants said.
+        let names = request.headers.keys().filter(|name| name.as_str().starts_with("x-amz-"));
+        for name in names.cloned().collect::<Vec<HeaderName>>() {
+            request.remove_header(&name);
+        }
+    }
     if let Some(edits) = ctx.route().and_then(|route| route.policy.request_headers.as_ref()) {
         edit_request(request, edits)?;
     }

@@ -22,6 +22,7 @@ use pingora_http::RequestHeader;
 use pingora_proxy::Session;
 use std::future::Future;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// Why a try gave no answer.
 pub struct Failure {
@@ -39,7 +40,7 @@ impl Failure {
 /// `Ok(true)`: answered here.
 pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> Result<bool> {
     let Some((limit, over)) = needed(ctx) else { return Ok(false) };
-    let mut held =
+    let held =
         match held::read(shared, session, ctx, limit.min(shared.settings.limits.body_bytes), over).await {
             Ok(held) => held,
             Err(error) => return given_up(session, ctx, error, true).await,
@@ -59,7 +60,7 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
         ctx.request_bytes = held.bytes.len() as u64;
         let Some(backend) = ctx.sent.as_ref().map(|sent| sent.backend.clone()) else { return Ok(false) };
         let reused_may_be_stale = ctx.tries <= again::STALE_TRIES_MAX;
-        let tried = one_try(shared, session, ctx, &backend, peer, &mut held).await;
+        let tried = one_try(shared, session, ctx, &backend, peer, &held).await;
         let Err(Tried { failure: Failure { error, sent }, stale }) = tried else { return Ok(true) };
         let begun = session.response_written().is_some_and(|response| !response.status.is_informational());
         if begun || *error.esource() == ErrorSource::Downstream {
@@ -95,7 +96,7 @@ async fn one_try(
     ctx: &mut Context,
     backend: &Arc<RunningBackend>,
     peer: HttpPeer,
-    held: &mut Held,
+    held: &Held,
 ) -> Result<(), Tried> {
     let result = match &backend.function {
         Some(function) => invoke::run(shared, session, ctx, backend, function, peer, held).await,
@@ -167,7 +168,7 @@ async fn forward(
 ) -> Result<(), Failure> {
     let mut head = plain_head(session.req_header(), body.len()).map_err(Failure::unsent)?;
     rewrite::run(&mut head, ctx, body).map_err(Failure::unsent)?;
-    let mut answer = send(shared, session, peer, head, body.clone()).await?;
+    let mut answer = send(shared, session, left(ctx, false), peer, head, body.clone()).await?;
     let head = answer.head.clone();
     let after = |error| Failure { error, sent: true };
     let begin = async {
@@ -187,7 +188,7 @@ async fn forward(
         }
     }
     loop {
-        let passed = match unless_gone(session, answer.chunk()).await {
+        let passed = match bounded(session, left(ctx, true), answer.chunk()).await {
             Ok(Some(chunk)) => reply::chunk(session, ctx, chunk).await,
             Ok(None) => break,
             Err(error) => Err(error),
@@ -205,13 +206,14 @@ async fn forward(
 pub async fn send(
     shared: &Shared,
     session: &mut Session,
+    left: Option<Duration>,
     peer: HttpPeer,
     head: RequestHeader,
     body: Bytes,
 ) -> Result<Answer, Failure> {
     let client = &shared.supplies.client;
     let sending = async { Ok(client.send(peer, head, body).await) };
-    match unless_gone(session, sending).await {
+    match bounded(session, left, sending).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(failed)) => {
             let mut error = failed.error;
@@ -224,11 +226,31 @@ pub async fn send(
     }
 }
 
-/// Waits for `work`, or for the client to go away: nobody would read the answer.
-pub async fn unless_gone<T>(session: &mut Session, work: impl Future<Output = Result<T>>) -> Result<T> {
+/// What is left of a request's time: of its total, and until the answer has begun of this try.
+pub fn left(ctx: &Context, begun: bool) -> Option<Duration> {
+    let timeouts = ctx.route()?.policy.timeouts;
+    let total = timeouts.total.map(|total| total.saturating_sub(ctx.started.elapsed()));
+    let sent = ctx.sent.as_ref().filter(|_| !begun);
+    let this = sent.zip(timeouts.per_try).map(|(sent, per_try)| per_try.saturating_sub(sent.at.elapsed()));
+    [total, this].into_iter().flatten().min()
+}
+
+/// Waits for `work`, for `left` at most, or for the client to go away: nobody would read the answer.
+pub async fn bounded<T>(
+    session: &mut Session,
+    left: Option<Duration>,
+    work: impl Future<Output = Result<T>>,
+) -> Result<T> {
+    let late = async {
+        match left {
+            Some(left) => tokio::time::sleep(left).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         biased;
         result = work => result,
+        () = late => Err(Error::explain(ErrorType::ReadTimedout, "time limit").into_up()),
         gone = session.as_downstream_mut().read_body_or_idle(true) => Err(match gone {
             Ok(_) => Error::explain(ErrorType::ConnectionClosed, "client closed").into_down(),
             Err(error) => error.into_down(),

@@ -35,6 +35,9 @@ const NOT_OURS_TO_PASS: [&str; 8] = [
     "upgrade",
 ];
 
+/// More than any client takes.
+const HEADERS_MAX: usize = 500;
+
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Head {
     pub status: u16,
@@ -128,6 +131,12 @@ fn head(format: EventFormat, raw: &Raw<'_>) -> Result<Head, Malformed> {
         let given = raw.status_code.as_ref().map_or_else(|| "nothing".into(), Value::to_string);
         Malformed(format!("`statusCode` is {given}; expected 200 to 599"))
     })? as u16;
+    let given = raw.headers.as_ref().map_or(0, Map::len) + raw.cookies.as_ref().map_or(0, Vec::len);
+    let listed = raw.multi_value_headers.iter().flat_map(Map::values);
+    let listed: usize = listed.map(|it| it.as_array().map_or(1, Vec::len)).sum();
+    if given + listed > HEADERS_MAX {
+        return Err(Malformed(format!("more than {HEADERS_MAX} headers")));
+    }
     let mut headers = Vec::new();
     let empty = Map::new();
     let single = raw.headers.as_ref().unwrap_or(&empty);

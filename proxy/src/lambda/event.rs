@@ -10,6 +10,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 /// One request, borrowed.
@@ -94,13 +96,18 @@ fn is_text(content_type: &str) -> bool {
 /// Every key of the query with its values, in order; decoded, `+` included, or raw.
 pub fn query_lists(query: Option<&str>, decode: bool) -> Vec<(Cow<'_, str>, Vec<Cow<'_, str>>)> {
     let mut lists: Vec<(Cow<'_, str>, Vec<Cow<'_, str>>)> = Vec::new();
+    // A target may hold thousands of keys.
+    let mut places: HashMap<Cow<'_, str>, usize> = HashMap::new();
     let read = |part| if decode { decoded(part) } else { Cow::Borrowed(part) };
     for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
         let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
         let (key, value) = (read(key), read(value));
-        match lists.iter_mut().find(|(known, _)| *known == key) {
-            Some((_, values)) => values.push(value),
-            None => lists.push((key, vec![value])),
+        match places.entry(key.clone()) {
+            Entry::Occupied(place) => lists[*place.get()].1.push(value),
+            Entry::Vacant(place) => {
+                place.insert(lists.len());
+                lists.push((key, vec![value]));
+            }
         }
     }
     lists

@@ -209,21 +209,20 @@ impl RunningBackend {
     }
 
     /// Puts on what this backend wants to see: its headers, its token, and last its signature. Functions are signed by `function`.
-    pub fn authorise(&self, head: &mut RequestHeader, body: &[u8]) -> Result<(), &'static str> {
+    pub fn authorise(&self, head: &mut RequestHeader, body: &[u8]) -> Result<(), (u16, &'static str)> {
         let now = SystemTime::now();
         for (name, value) in &self.definition.headers {
-            head.insert_header(name.clone(), value.clone()).map_err(|_| "header_refused")?;
+            head.insert_header(name.clone(), value.clone()).map_err(|_| (431, "too_many_headers"))?;
         }
         if let Some(token) = &self.token {
-            let value = token.get(now).ok_or(NO_TOKEN)?;
-            head.insert_header(token.header.clone(), value).map_err(|_| "header_refused")?;
+            let value = token.get(now).ok_or((503, NO_TOKEN))?;
+            head.insert_header(token.header.clone(), value).map_err(|_| (431, "too_many_headers"))?;
         }
         if let Some((scope, store)) = &self.signature {
-            let credentials = store.get(now).ok_or(NO_CREDENTIALS)?;
-            sign::apply(scope, &credentials, head, body, now).map_err(|error| {
-                tracing::warn!(backend = %self.definition.id, error, "request cannot be signed");
-                "signature_failed"
-            })?;
+            let credentials = store.get(now).ok_or((503, NO_CREDENTIALS))?;
+            // What cannot be signed came from the client: bytes in a covered header, or a target that is none.
+            sign::apply(scope, &credentials, head, body, now)
+                .map_err(|_| (400, "request_cannot_be_signed"))?;
         }
         Ok(())
     }

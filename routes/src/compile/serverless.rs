@@ -29,7 +29,7 @@ impl FunctionName<'_> {
         let parts: Vec<&str> = text.split(':').collect();
         let (region, account, rest) = match parts.as_slice() {
             ["arn", partition, "lambda", region, account, "function", rest @ ..]
-                if partition.starts_with("aws") && !region.is_empty() && account_like(account) =>
+                if partition.starts_with("aws") && is_region(region) && account_like(account) =>
             {
                 (Some(*region), Some(*account), rest)
             }
@@ -41,11 +41,11 @@ impl FunctionName<'_> {
             [name, qualifier] => (*name, Some(*qualifier)),
             _ => return None,
         };
-        let fits = |text: &str, more: &[u8], max: usize| {
-            (1..=max).contains(&text.len())
-                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b) || more.contains(&b))
+        let plain = |text: &str| {
+            (1..=140).contains(&text.len())
+                && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
         };
-        let valid = fits(name, b"", 140) && qualifier.is_none_or(|qualifier| fits(qualifier, b"$", 128));
+        let valid = plain(name) && qualifier.is_none_or(is_qualifier);
         valid.then_some(FunctionName { region, account, name, qualifier })
     }
 }
@@ -71,6 +71,15 @@ impl Lowering {
         if let (Some(first), Some(second)) = (qualifier, &lambda.qualifier) {
             let text = format!("the function names `{first}` and `qualifier` names `{second}`");
             self.error("lambda_qualifier", file, format_args!("{at}.qualifier"), text, "one of them");
+        }
+        if let Some(given) = lambda.region.as_deref().filter(|region| !is_region(region)) {
+            let text = format!("`{given}` is not a region");
+            self.error("lambda_region", file, format_args!("{at}.region"), text, "such as `eu-west-1`");
+        }
+        if let Some(given) = lambda.qualifier.as_deref().filter(|qualifier| !is_qualifier(qualifier)) {
+            let text = format!("`{given}` is neither a version nor an alias");
+            let expected = "`$LATEST`, a number, or letters, digits, `-` and `_`";
+            self.error("lambda_qualifier", file, format_args!("{at}.qualifier"), text, expected);
         }
         let named = qualifier.map(|qualifier| format!(":{qualifier}")).unwrap_or_default();
         let arn = lambda.function.strip_suffix(&named).unwrap_or(&lambda.function);
@@ -193,6 +202,10 @@ impl Lowering {
             }
             Some(parsed)
         });
+        if raw.max_body.is_some_and(|size| size.0 == 0) {
+            let text = "no body at all could be signed";
+            self.error("sign_max_body", file, format_args!("{at}.max_body"), text, "1B or more");
+        }
         Signature {
             service: raw.service.as_str().into(),
             region: raw.region.as_str().into(),
@@ -247,7 +260,7 @@ impl Lowering {
         let fine = prefix.starts_with('/')
             && !prefix.contains("//")
             && prefix.split('/').all(|segment| segment != "." && segment != "..")
-            && prefix.bytes().all(|b| b.is_ascii_graphic() && !b"?#\\{}%".contains(&b));
+            && prefix.bytes().all(|b| b.is_ascii_alphanumeric() || b"/-._~!$&'()*+,=:@".contains(&b));
         if !fine {
             let text = format!("`{prefix}` cannot stand before a path");
             self.error("path_prefix", file, format_args!("{at}.path_prefix"), text, "such as `/prod`");
@@ -262,6 +275,15 @@ impl Lowering {
         raw: &file::Backend,
     ) -> Vec<(HeaderName, HeaderValue)> {
         let pairs = self.pairs(file, format_args!("{at}.headers"), &raw.headers);
+        let token = raw.token.as_ref().map(|token| token.header.as_deref().unwrap_or("Authorization"));
+        const SIGNED: [&str; 3] = ["authorization", "x-amz-date", "x-amz-security-token"];
+        for (name, _) in &pairs {
+            let signed = raw.sign.is_some() && SIGNED.contains(&name.as_str());
+            if signed || token.is_some_and(|token| token.eq_ignore_ascii_case(name.as_str())) {
+                let text = format!("`{name}` is set by the {}", if signed { "signature" } else { "token" });
+                self.error("header_reserved", file, format_args!("{at}.headers"), text, "another header");
+            }
+        }
         if raw.lambda.is_none() {
             return pairs;
         }
@@ -277,6 +299,16 @@ impl Lowering {
         }
         Vec::new()
     }
+}
+
+fn is_qualifier(text: &str) -> bool {
+    (1..=128).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_$".contains(&b))
+}
+
+/// `eu-west-1`: it becomes a part of host names and of what is signed.
+fn is_region(text: &str) -> bool {
+    (1..=32).contains(&text.len())
+        && text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-')
 }
 
 /// Service and region of an address of AWS that shows both.
