@@ -8,10 +8,12 @@ use crate::certificates::{HotCertificate, client_verifier};
 use crate::control::{Control, ControlLoop, ReloadRequest, Signals, Stop};
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
+use crate::mirror;
 use crate::proxy::Shared;
 use crate::reload::{Outcome, Reloader};
 use crate::service::Service;
 use crate::settings::{Listener, Settings};
+use crate::shadow::queue::ShadowQueue;
 use crate::targets::supplies::Supplies;
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
@@ -52,6 +54,7 @@ pub struct Running {
     shared: Arc<Shared>,
     /// Keeps the control thread's runtime alive.
     _control_runtime: tokio::runtime::Runtime,
+    _shadow_runtime: tokio::runtime::Runtime,
 }
 
 /// Starts everything up to the point of serving.
@@ -120,13 +123,28 @@ pub fn start(
         on_hup: Box::new(on_hup),
     };
     control_runtime.spawn(control_loop.run());
-    let shared = Arc::new(Shared { settings, live, metrics, log, draining: draining.clone(), supplies });
+    // Threads of its own, so that comparing never takes a worker's turn.
+    let shadow_runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .thread_name("shadow")
+        .enable_all()
+        .build()?;
+    let (shadow, exchanges) = ShadowQueue::new(metrics.clone());
+    shadow_runtime.spawn(mirror::run(exchanges, metrics.clone()));
+    let shared =
+        Arc::new(Shared { settings, live, metrics, log, draining: draining.clone(), supplies, shadow });
     let control = Control { reload, draining, stop: stopped };
     let mut server = server(&shared, &certificates, &control)?;
     extra.into_iter().for_each(|service| {
         server.add_services(vec![service]);
     });
-    Ok(Started::Ready(Box::new(Running { server, control, shared, _control_runtime: control_runtime })))
+    Ok(Started::Ready(Box::new(Running {
+        server,
+        control,
+        shared,
+        _control_runtime: control_runtime,
+        _shadow_runtime: shadow_runtime,
+    })))
 }
 
 /// The address with a port of its own where 0 was given. The framework would try a taken address for 30 s and then panic
@@ -227,7 +245,7 @@ impl Running {
 
     /// Serves until told to stop; ends the process.
     pub fn run(self) {
-        let Running { server, control, shared, _control_runtime } = self;
+        let Running { server, control, shared, _control_runtime, _shadow_runtime } = self;
         let ending = shared.clone();
         let mut stop = control.stop.clone();
         // The framework sleeps out its whole grace period even when nothing is left to do; this ends the process as soon as

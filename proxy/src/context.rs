@@ -6,6 +6,8 @@
 use crate::facts::Client;
 use crate::lambda::report::Report;
 use crate::live::{Live, RouteRuntime};
+use crate::shadow::queue::Exchange;
+use crate::shadow::tee::Capture;
 use crate::targets::backend::{Endpoint, RunningBackend};
 use crate::trace::Trace;
 use banyan_routes::decide::Decision;
@@ -77,11 +79,31 @@ pub struct Context {
     pub detail: Option<Box<str>>,
     /// What the call's REPORT line said, where it was asked for.
     pub report: Option<Report>,
-    _in_flight: InFlight,
+    /// What is kept of a sampled request.
+    pub capture: Option<Box<Capture>>,
+    /// It is a copy, which answers nobody.
+    pub shadow: bool,
+    _in_flight: Option<InFlight>,
 }
 
 impl Context {
+    /// The copy of a finished request, on its way to the other side.
+    pub fn shadow(exchange: &Exchange) -> Context {
+        let mut ctx = Context::bare(Some(exchange.live.clone()), None, false);
+        ctx.shadow = true;
+        ctx.trace = exchange.trace.child();
+        ctx.client = exchange.client;
+        ctx.public_host = exchange.public_host.clone();
+        ctx.found = Some(exchange.found.clone());
+        ctx.decision = Some(Decision { side: exchange.capture.shadow, ..exchange.decision.clone() });
+        ctx
+    }
+
     pub fn new(live: Option<Arc<Live>>, in_flight: InFlight, attributed: bool) -> Context {
+        Context::bare(live, Some(in_flight), attributed)
+    }
+
+    fn bare(live: Option<Arc<Live>>, in_flight: Option<InFlight>, attributed: bool) -> Context {
         let nobody = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
         let client = Client { peer: nobody, address: nobody, trusted: false, https: false };
         Context {
@@ -109,6 +131,8 @@ impl Context {
             cause: None,
             detail: None,
             report: None,
+            capture: None,
+            shadow: false,
             _in_flight: in_flight,
         }
     }

@@ -3,6 +3,7 @@
 //! Input: a compiled table with its running backends, and the kill switches. Output: `Live`, loaded once per request.
 //! Must not: be changed in place; a response never comes from two rule sets.
 
+use crate::evidence::Evidence;
 use crate::lambda::usage::{Figures, Usage};
 use crate::metrics::RouteMetrics;
 use crate::state::kill::KillSet;
@@ -29,6 +30,8 @@ pub struct Serving {
 #[derive(Default)]
 pub struct RouteRuntime {
     pub metrics: RouteMetrics,
+    /// What its shadows say; made with the first.
+    evidence: OnceLock<Box<Evidence>>,
     /// What its functions have used, by `Side::index`; made with the first report.
     usage: [OnceLock<Box<Usage>>; 2],
     /// Millionths of a retry that may be spent; see `RouteRuntime::may_retry`.
@@ -40,6 +43,14 @@ const RETRY_TOKENS_MAX: i64 = 10 * PPM;
 const PPM: i64 = banyan_routes::ids::PPM as i64;
 
 impl RouteRuntime {
+    pub fn evidence(&self) -> &Evidence {
+        self.evidence.get_or_init(Box::default)
+    }
+
+    pub fn evidence_if_any(&self) -> Option<&Evidence> {
+        self.evidence.get().map(|evidence| &**evidence)
+    }
+
     /// Where the reports of a side's function are added up.
     pub fn usage(&self, side: Side) -> &Usage {
         self.usage[side.index()].get_or_init(Box::default)

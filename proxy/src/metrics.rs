@@ -44,6 +44,11 @@ pub struct Metrics {
     pub credentials_expiry: IntGauge,
     pub credentials_failures: IntCounter,
     pub signature_refused: IntCounterVec,
+    pub shadow: IntCounterVec,
+    pub shadow_dropped: IntCounterVec,
+    pub comparisons: IntCounterVec,
+    pub parity_bound: GaugeVec,
+    pub coverage: GaugeVec,
     pub lambda_billed: HistogramVec,
     pub lambda_cold_starts: IntCounterVec,
     pub lambda_errors: IntCounterVec,
@@ -192,6 +197,38 @@ impl Metrics {
                 "signature_refused_total",
                 "Signed requests that AWS refused for their signature or credentials.",
                 &["backend"],
+            ),
+            shadow: counter(
+                "shadow_total",
+                "Copies sent to the other side, by what came of them.",
+                &["route", "result"],
+            ),
+            shadow_dropped: counter(
+                "shadow_dropped_total",
+                "Sampled requests that were not compared, by cause.",
+                &["route", "cause"],
+            ),
+            comparisons: counter(
+                "comparisons_total",
+                "Comparisons of both sides' answers, by verdict.",
+                &["route", "verdict"],
+            ),
+            parity_bound: register(
+                &registry,
+                GaugeVec::new(
+                    opts(
+                        "parity_upper_bound_ratio",
+                        "At most this part of the answers differs, with 95 % confidence.",
+                    ),
+                    &["route"],
+                ),
+            ),
+            coverage: register(
+                &registry,
+                GaugeVec::new(
+                    opts("coverage_ratio", "The part of the requests that could be compared and was."),
+                    &["route"],
+                ),
             ),
             lambda_billed: register(
                 &registry,

@@ -6,6 +6,7 @@ use crate::access_log::LogSender;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
+use crate::shadow::queue::ShadowQueue;
 use crate::targets::supplies::Supplies;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,6 +18,7 @@ pub struct Shared {
     pub log: LogSender,
     pub draining: Arc<AtomicBool>,
     pub supplies: Arc<Supplies>,
+    pub shadow: ShadowQueue,
 }
 
 impl Shared {

@@ -21,6 +21,11 @@ impl Trace {
         Trace { trace_id, span_id: rand::random(), sampled }
     }
 
+    /// The same trace, another span.
+    pub fn child(&self) -> Trace {
+        Trace { span_id: rand::random(), ..*self }
+    }
+
     /// The trace id in 32 hex digits: the id that stands in error bodies and in the log.
     pub fn id(&self) -> [u8; 32] {
         let mut text = [0; 32];

@@ -4,10 +4,12 @@
 //! not: read a clock or make randomness; both come in as arguments.
 
 use crate::bucket::bucket;
+use crate::file::Effects;
 use crate::ids::{SharePpm, Side};
 use crate::request::RequestFacts;
-use crate::table::{Cohort, Route, Stage};
+use crate::table::{Cohort, Route, Stage, is_safe};
 use crate::terms::{Condition, KeySource};
+use http::Method;
 use std::borrow::Cow;
 use std::fmt;
 
@@ -79,6 +81,23 @@ pub struct Decision {
     pub bucket: Option<u32>,
     /// An identity made for this request, to be set as our cookie.
     pub fresh_key: Option<OwnKey>,
+}
+
+/// The side that gets a copy of this request, if any. `dice` is below 1,000,000. What is not safe is never sent twice (law 7); a
+/// route that was killed, or whose serverless side is out, is left alone.
+pub fn shadow_side(route: &Route, decision: &Decision, method: &Method, dice: u32) -> Option<Side> {
+    let rule = route.shadow.as_ref()?;
+    let safe = match route.effects {
+        Some(Effects::Safe) => true,
+        Some(Effects::Idempotent | Effects::Unsafe) => false,
+        None => is_safe(method),
+    };
+    let left_alone = matches!(decision.reason, Reason::Kill | Reason::Breaker | Reason::Fallback);
+    let other = match decision.side {
+        Side::Legacy => Side::Serverless,
+        Side::Serverless => Side::Legacy,
+    };
+    (safe && !left_alone && dice < rule.sample.get() && route.backend(other).is_some()).then_some(other)
 }
 
 /// Nobody may answer.

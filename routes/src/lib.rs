@@ -25,6 +25,7 @@ pub mod bucket;
 pub mod rewrite;
 pub mod cors;
 pub mod backend;
+pub mod compare;
 pub mod table;
 pub mod decide;
 pub mod override_header;

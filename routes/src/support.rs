@@ -5,7 +5,7 @@
 //! goes away with the change that brings its engine.
 
 use crate::compile::ReadFile;
-use crate::file::{self, StageWord};
+use crate::file::{self, ShadowPolicy, StageWord};
 use crate::locate::KEY;
 use crate::problem::{Place, Problem};
 use crate::terms::KeySource;
@@ -64,15 +64,20 @@ impl Found<'_> {
         let before = self.problems.len();
         let at = |field: &str| format!("routes[{position}].{field}{KEY}");
         match route.stage {
-            Some(StageWord::Shadow) => self.add(format!("routes[{position}].stage"), "stage shadow"),
             Some(StageWord::Ramp) => self.add(format!("routes[{position}].stage"), "stage ramp"),
-            Some(StageWord::Legacy | StageWord::Canary | StageWord::Serverless | StageWord::Retired)
+            Some(
+                StageWord::Legacy
+                | StageWord::Shadow
+                | StageWord::Canary
+                | StageWord::Serverless
+                | StageWord::Retired,
+            )
             | None => {}
         }
-        // In stages legacy and retired nothing is mirrored, so a shadow that waits there is no broken promise.
-        let mirrors = matches!(route.stage, Some(StageWord::Canary | StageWord::Serverless));
+        let policy = route.shadow.as_ref().and_then(|shadow| shadow.policy);
+        let writes = matches!(policy, Some(ShadowPolicy::Sandbox | ShadowPolicy::VerifyAfterWrite));
         let fields = [
-            (route.shadow.is_some() && mirrors, "shadow", "shadow traffic"),
+            (writes, "shadow", "shadows of writes"),
             (route.require.is_some(), "require", "checking who calls"),
             (route.limit.is_some(), "limit", "rate limits"),
             (route.priority.is_some(), "priority", "priorities under overload"),

@@ -4,6 +4,7 @@
 //! Must not: hold raw text that is parsed again per request.
 
 use crate::backend::Backend;
+use crate::compare::Ignore;
 use crate::cors::Cors;
 use crate::file::{Effects, EncodedSlash, PathsMode, Scheme};
 use crate::ids::{Revision, SharePpm, Side};
@@ -134,6 +135,16 @@ pub struct Policy {
     pub encoded_slash: bool,
 }
 
+/// Which requests are also sent to the other side, and how the answers are compared.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ShadowRule {
+    /// The part of the requests that may be.
+    pub sample: SharePpm,
+    /// Of the request and of each answer; what is longer cannot be compared.
+    pub max_body_bytes: u64,
+    pub ignore: Ignore,
+}
+
 /// One route, compiled.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -153,6 +164,8 @@ pub struct Route {
     /// `None`: as the method says.
     pub effects: Option<Effects>,
     pub policy: Arc<Policy>,
+    /// Set when its stage mirrors.
+    pub shadow: Option<Box<ShadowRule>>,
     /// Where it was written: file number and position in its `routes`.
     pub origin: (u32, u32),
 }

@@ -3,6 +3,7 @@
 //! Input: the snapshot that serves. Output: versioned JSON values; shapes are in `openapi`. Must not: change anything.
 
 use crate::admin::{Answer, json_answer, problem};
+use crate::evidence::CONFIDENCE;
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::reload::stage_counts;
@@ -85,6 +86,42 @@ pub fn route(live: &Live, id: &str) -> Option<Value> {
         value["functions"] = Value::Array(functions);
     }
     Some(value)
+}
+
+/// What comparisons of one route add up to. `None`: no such id.
+pub fn evidence(live: &Live, id: &str) -> Option<Value> {
+    let serving = &live.serving;
+    let at = *serving.table.by_id.get(id)? as usize;
+    let counts = serving.routes[at].evidence().counts();
+    let mut value = json!(counts);
+    value["version"] = json!(1);
+    value["route"] = json!(id);
+    value["revision"] = json!(serving.table.revision);
+    value["coverage"] = json!(counts.coverage());
+    value["parity_upper_bound"] = json!(counts.upper_bound());
+    value["confidence"] = json!(CONFIDENCE);
+    Some(value)
+}
+
+/// The differences of one route, or of all, the most frequent first. `None`: no such id.
+pub fn differences(live: &Live, id: Option<&str>) -> Option<Value> {
+    let serving = &live.serving;
+    let ids: Vec<&str> = match id {
+        Some(id) => vec![serving.table.by_id.get(id).map(|_| id)?],
+        None => serving.table.routes.iter().map(|route| &*route.id).collect(),
+    };
+    let of = |id: &str| {
+        let at = *serving.table.by_id.get(id)? as usize;
+        let found = serving.routes[at].evidence_if_any()?.differences();
+        Some(found.into_iter().map(|cluster| with_route(json!(cluster), id)).collect::<Vec<_>>())
+    };
+    let all: Vec<Value> = ids.into_iter().filter_map(of).flatten().collect();
+    Some(json!({ "version": 1, "differences": all }))
+}
+
+fn with_route(mut value: Value, id: &str) -> Value {
+    value["route"] = json!(id);
+    value
 }
 
 /// What a side's function has used, from its REPORT lines; without figures until `log_tail` has brought the first.

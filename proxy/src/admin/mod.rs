@@ -34,6 +34,7 @@ impl ServeHttp for Admin {
     async fn response(&self, session: &mut ServerSession) -> Answer {
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
+        let query = head.uri.query().map(str::to_owned);
         let answer = match (method.as_str(), path.as_str()) {
             ("GET" | "HEAD", "/livez") => json_answer(200, &json!({ "live": true })),
             ("GET" | "HEAD", "/readyz") => self.ready(),
@@ -44,7 +45,7 @@ impl ServeHttp for Admin {
             _ if !host_allowed(session) => {
                 problem(403, "host not allowed", "the Host must be an address or localhost")
             }
-            ("GET" | "HEAD", _) => self.read(&path),
+            ("GET" | "HEAD", _) => self.read(&path, query.as_deref()),
             ("POST", _) => self.change(session, &path).await,
             _ => problem(405, "method not allowed", "expected GET or POST"),
         };
@@ -65,7 +66,7 @@ impl Admin {
         }
     }
 
-    fn read(&self, path: &str) -> Answer {
+    fn read(&self, path: &str, query: Option<&str>) -> Answer {
         let Some(live) = self.shared.live.load() else {
             return problem(503, "no valid rule set", "nothing serves yet");
         };
@@ -74,8 +75,20 @@ impl Admin {
             "revision" => json_answer(200, &api::revision(&self.shared, &live)),
             "routes" => json_answer(200, &api::routes(&live)),
             "backends" => json_answer(200, &api::backends(&self.shared, &live)),
-            rest => match rest.strip_prefix("routes/").map(|id| api::route(&live, id)) {
-                Some(Some(route)) => json_answer(200, &route),
+            "differences" => {
+                let mut pairs = query.unwrap_or_default().split('&');
+                let id = pairs.find_map(|pair| pair.strip_prefix("route=")).filter(|id| !id.is_empty());
+                match api::differences(&live, id) {
+                    Some(differences) => json_answer(200, &differences),
+                    None => problem(404, "no such route", id.unwrap_or_default()),
+                }
+            }
+            rest => match rest
+                .strip_prefix("routes/")
+                .map(|id| api::route(&live, id))
+                .or_else(|| rest.strip_prefix("evidence/").map(|id| api::evidence(&live, id)))
+            {
+                Some(Some(found)) => json_answer(200, &found),
                 Some(None) => problem(404, "no such route", path),
                 None => problem(404, "no such resource", path),
             },

@@ -27,6 +27,16 @@ pub fn document() -> Value {
                 "responses": { "200": ok("the route"), "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/backends": get("all backends with their addresses and health"),
+            "/api/v1/evidence/{id}": { "get": {
+                "summary": "what comparisons of one route add up to",
+                "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
+                "responses": { "200": ok("counts and the bound they prove"), "403": problem, "404": problem, "503": problem }
+            } },
+            "/api/v1/differences": { "get": {
+                "summary": "differences by path and kind, the most frequent first",
+                "parameters": [{ "name": "route", "in": "query", "schema": { "type": "string" } }],
+                "responses": { "200": ok("the differences"), "403": problem, "404": problem, "503": problem }
+            } },
             "/api/v1/explain": { "post": {
                 "summary": "where a request goes, and why",
                 "requestBody": { "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Explain" } } } },

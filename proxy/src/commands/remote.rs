@@ -139,10 +139,44 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
         for field in ["owner", "group", "cohort", "file", "revision"] {
             say!("{field:<10} {}", plain(&value[field]));
         }
+        if let Ok((200, evidence)) = client.get(&format!("/api/v1/evidence/{id}"))
+            && evidence["eligible"] != json!(0)
+        {
+            shadowed(client, id, &evidence);
+        }
         value["functions"].as_array().into_iter().flatten().for_each(function);
         say!("rule\n{}", serde_yaml::to_string(&value["rule"]).unwrap_or_default().trim_end());
         Exit::Ok
     }))
+}
+
+/// How far the two sides agree, and in what they do not.
+fn shadowed(client: &AdminClient, id: &str, evidence: &Value) {
+    let number = |field: &str| evidence[field].as_u64().unwrap_or(0);
+    say!(
+        "{:<10} {} compared of {} eligible, {} differ, {} inconclusive, {} dropped",
+        "shadow",
+        number("compared"),
+        number("eligible"),
+        number("mismatched"),
+        number("inconclusive"),
+        number("dropped"),
+    );
+    let bound = evidence["parity_upper_bound"].as_f64().unwrap_or(1.0) * 100.0;
+    say!("{:<10} at most {bound:.3} % of the answers differ (95 % confidence)", "parity");
+    let Ok((200, found)) = client.get(&format!("/api/v1/differences?route={id}")) else { return };
+    for it in found["differences"].as_array().into_iter().flatten().take(10) {
+        let text = |field: &str| plain(&it[field]);
+        say!(
+            "{:<10} {} x {} {}: {} -> {}",
+            "differs",
+            text("count"),
+            text("path"),
+            text("kind"),
+            text("legacy"),
+            text("serverless")
+        );
+    }
 }
 
 /// What a function costs, where its log tail is asked for.

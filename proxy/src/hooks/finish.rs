@@ -8,11 +8,13 @@ use crate::context::Context;
 use crate::facts::head_bytes;
 use crate::hooks::fail;
 use crate::proxy::Shared;
+use crate::shadow::queue::Exchange;
 use banyan_routes::ids::PPM;
 use banyan_routes::path::split_target;
 use http::{Version, header};
 use pingora_error::Error;
 use pingora_proxy::Session;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) {
@@ -41,9 +43,39 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
     if let Some(cause) = ctx.cause {
         shared.metrics.refused.with_label_values(&[cause]).inc();
     }
+    if ctx.capture.is_some() {
+        mirror(shared, session, error, ctx);
+    }
     if shared.log.is_on() && sampled(shared, ctx) {
         shared.log.send(line(shared, session, ctx, elapsed));
     }
+}
+
+/// Hands a sampled request over. One that was cut short is counted, and not compared with a whole one.
+fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) {
+    let whole = error.is_none() && ctx.cause.is_none() && ctx.status != 0;
+    let Some(capture) = ctx.capture.take() else { return };
+    let (Some(live), Some(found), Some(decision)) = (&ctx.live, &ctx.found, &ctx.decision) else { return };
+    if decision.side == capture.shadow {
+        // A fallback: the side that was to be the shadow has answered, after the other had failed.
+        live.serving.routes[found.route as usize].evidence().dropped.fetch_add(1, Ordering::Relaxed);
+        let route = &live.serving.table.route(found.route).id;
+        shared.metrics.shadow_dropped.with_label_values(&[&**route, "fallback"]).inc();
+        return;
+    }
+    let exchange = Exchange {
+        live: live.clone(),
+        found: found.clone(),
+        decision: decision.clone(),
+        client: ctx.client,
+        public_host: ctx.public_host.clone(),
+        trace: ctx.trace,
+        head: session.req_header().clone(),
+        http2: session.as_downstream().is_http2(),
+        capture,
+        took: ctx.first_byte.unwrap_or_default(),
+    };
+    shared.shadow.offer(exchange, whole);
 }
 
 /// Failures always; successes by the share in the settings, chosen by the trace so that replicas agree.

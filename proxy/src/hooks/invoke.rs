@@ -42,7 +42,9 @@ pub async fn run(
     peer: HttpPeer,
     held: &Held,
 ) -> Result<(), Failure> {
-    let payload = payload(session, ctx, backend, function, &held.bytes).map_err(Failure::unsent)?;
+    let http2 = session.as_downstream().is_http2();
+    let payload =
+        payload(session.req_header(), http2, ctx, backend, function, &held.bytes).map_err(Failure::unsent)?;
     if payload.len() > PAYLOAD_MAX {
         return Err(faulty(shared, ctx, backend, fault::EVENT_TOO_LARGE, "the event is over 6 MB", false));
     }
@@ -101,14 +103,15 @@ async fn read(
 }
 
 /// The event of this request, as a backend by URL would see it.
-fn payload(
-    session: &Session,
-    ctx: &mut Context,
+pub fn payload(
+    request: &RequestHeader,
+    http2: bool,
+    ctx: &Context,
     backend: &RunningBackend,
     function: &RunningFunction,
     body: &[u8],
 ) -> Result<Vec<u8>> {
-    let mut head = plain_head(session.req_header(), body.len())?;
+    let mut head = plain_head(request, body.len())?;
     rewrite::shape(&mut head, ctx)?;
     let id = ctx.trace.id();
     let id = std::str::from_utf8(&id).unwrap_or_default();
@@ -120,12 +123,12 @@ fn payload(
         route.matches.get(usize::from(found.alternative)).map(|matcher| &matcher.path)
     });
     let resource = pattern.map_or_else(|| "/{proxy+}".into(), |pattern| pattern.resource());
-    let (raw_path, _) = target_of(session.req_header()).unwrap_or(("/", None));
+    let (raw_path, _) = target_of(request).unwrap_or(("/", None));
     let matched = ctx.found.as_ref().and_then(|found| found.normalised.as_deref()).unwrap_or(raw_path);
     let parameters = pattern.map(|pattern| pattern.parameters(matched)).unwrap_or_default();
     let host =
         head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
-    let request = EventRequest {
+    let facts = EventRequest {
         method: &head.method,
         path,
         query,
@@ -133,7 +136,7 @@ fn payload(
         host: &host,
         body,
         client: ctx.client.address,
-        protocol: if session.as_downstream().is_http2() { "HTTP/2.0" } else { "HTTP/1.1" },
+        protocol: if http2 { "HTTP/2.0" } else { "HTTP/1.1" },
         request_id: &uuid,
         time: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
         resource: &resource,
@@ -142,7 +145,7 @@ fn payload(
         backend: &backend.definition.id,
         region: &function.region,
     };
-    Ok(event(function.target.format, &request))
+    Ok(event(function.target.format, &facts))
 }
 
 /// What a gateway of AWS puts on: the port the client used, and the trace in its own form.

@@ -6,21 +6,25 @@
 use crate::answers::{answer, refuse};
 use crate::context::Context;
 use crate::facts::{self, Client, facts, head_bytes};
+use crate::live::RouteRuntime;
 use crate::proxy::Shared;
+use crate::shadow::tee::Capture;
 use banyan_routes::cors::{Added, Cors};
-use banyan_routes::decide::{Refusal, decide};
+use banyan_routes::decide::{Decision, Refusal, decide, shadow_side};
 use banyan_routes::file::Scheme;
+use banyan_routes::ids::PPM;
 use banyan_routes::ids::Side;
 use banyan_routes::override_header::{self, OVERRIDE_HEADER};
 use banyan_routes::path::{PathFault, split_target};
 use banyan_routes::request::{RequestFacts, bare_host};
-use banyan_routes::table::{Action, Found, Redirect, RouteTable, Stage, Unroutable};
+use banyan_routes::table::{Action, Found, Redirect, Route, RouteTable, ShadowRule, Stage, Unroutable};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, header};
 use pingora_error::Result;
 use pingora_proxy::Session;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// `Ok(true)`: answered here.
@@ -200,11 +204,32 @@ fn side(
     let forced = override_side(shared, facts.headers, &route.id).filter(|_| by_user);
     match decide(route, table.cohort(route), facts, live.conditions(index, route, forced), rand::random) {
         Ok(decision) => {
+            if let Some(rule) = route.shadow.as_ref().filter(|_| !ctx.upgrade) {
+                ctx.capture = sampled(shared, runtime, route, rule, &decision, facts.method);
+            }
             ctx.decision = Some(decision);
             Next::Forward
         }
         Err(Refusal::KilledWithoutLegacy) => Next::Refuse(503, "killed_without_legacy", false),
     }
+}
+
+/// What is kept of a request that the sample takes; decided when its headers are read.
+fn sampled(
+    shared: &Shared,
+    runtime: &RouteRuntime,
+    route: &Route,
+    rule: &ShadowRule,
+    decision: &Decision,
+    method: &Method,
+) -> Option<Box<Capture>> {
+    // The die is thrown after the rest, so that coverage counts what could have been compared.
+    let side = shadow_side(route, decision, method, 0)?;
+    let evidence = runtime.evidence();
+    evidence.eligible.fetch_add(1, Ordering::Relaxed);
+    shadow_side(route, decision, method, rand::random_range(0..PPM))?;
+    evidence.sampled.fetch_add(1, Ordering::Relaxed);
+    Some(Capture::new(side, rule.max_body_bytes as usize, &shared.shadow.budget))
 }
 
 /// A good override's side; a bad one is counted. The header itself is stripped on the way to the backend in any case.

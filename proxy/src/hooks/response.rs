@@ -36,6 +36,10 @@ pub fn received(
         sent.backend.response_seconds.observe(took.as_secs_f64());
         ctx.first_byte = Some(ctx.started.elapsed());
     }
+    if let Some(capture) = &mut ctx.capture {
+        capture.status = response.status.as_u16();
+        capture.headers = response.headers.clone();
+    }
     let status = response.status.as_u16();
     if status == 403 {
         signature_refused(shared, ctx, response);
@@ -196,6 +200,9 @@ fn attribute(ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
 /// Counts a chunk of the answer and holds it to the total time.
 pub fn body(ctx: &mut Context, chunk: Option<&Bytes>) -> Result<()> {
     ctx.response_bytes += chunk.map_or(0, |chunk| chunk.len() as u64);
+    if let (Some(capture), Some(chunk)) = (&mut ctx.capture, chunk) {
+        capture.answer.add(chunk);
+    }
     let total = ctx.route().and_then(|route| route.policy.timeouts.total).filter(|_| !ctx.upgrade);
     match total {
         Some(total) if ctx.started.elapsed() > total => {

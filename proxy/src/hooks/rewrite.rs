@@ -38,6 +38,9 @@ pub fn shape(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     forwarded(request, ctx)?;
     request.remove_header(OVERRIDE_HEADER);
     request.remove_header(&SHADOW);
+    if ctx.shadow {
+        request.insert_header(SHADOW, HeaderValue::from_static("1"))?;
+    }
     request.insert_header(TRACEPARENT, ctx.trace.header())?;
     if ctx.sent.as_ref().is_some_and(|sent| sent.backend.signature.is_some()) {
         // They would be signed with our key, and say what the client wants said.
@@ -143,6 +146,9 @@ fn edit_request(request: &mut RequestHeader, edits: &HeaderEdits) -> Result<()> 
 /// Counts a chunk of the request body against the limit, and holds it to the total time.
 pub fn body(ctx: &mut Context, chunk: Option<&bytes::Bytes>, max: u64) -> Result<()> {
     ctx.request_bytes += chunk.map_or(0, |chunk| chunk.len() as u64);
+    if let (Some(capture), Some(chunk)) = (&mut ctx.capture, chunk) {
+        capture.request.add(chunk);
+    }
     let tunnel = ctx.status == 101;
     let total = ctx.route().and_then(|route| route.policy.timeouts.total).filter(|_| !tunnel);
     if total.is_some_and(|total| ctx.started.elapsed() > total) {

@@ -23,6 +23,10 @@ const OTHER_ADDRESSES_MAX: usize = 3;
 pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     ctx.tries += 1;
     ctx.request_bytes = 0;
+    if let Some(capture) = ctx.capture.as_mut().filter(|_| ctx.tries > 1) {
+        // The framework hands the whole body over again with each try.
+        capture.request.reset();
+    }
     let Some(live) = ctx.live.clone() else { return Err(Error::new_in(ErrorType::HTTPStatus(503))) };
     let (backend, endpoint) = loop {
         let side = ctx.decision.as_ref().map_or(Side::Legacy, |decision| decision.side);

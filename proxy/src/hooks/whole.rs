@@ -46,6 +46,12 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
             Err(error) => return given_up(session, ctx, error, true).await,
         };
     ctx.whole = true;
+    let copy = |ctx: &mut Context, body: &Bytes| {
+        if let Some(capture) = &mut ctx.capture {
+            capture.request.reset();
+            capture.request.add(body);
+        }
+    };
     loop {
         if held.bytes.is_empty() && !leads_to_function(ctx) {
             // Nothing to hold: the framework can do all of it, signatures included.
@@ -58,6 +64,7 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
             Err(error) => return given_up(session, ctx, error, false).await,
         };
         ctx.request_bytes = held.bytes.len() as u64;
+        copy(ctx, &held.bytes);
         let Some(backend) = ctx.sent.as_ref().map(|sent| sent.backend.clone()) else { return Ok(false) };
         let reused_may_be_stale = ctx.tries <= again::STALE_TRIES_MAX;
         let tried = one_try(shared, session, ctx, &backend, peer, &held).await;

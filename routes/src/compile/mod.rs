@@ -212,6 +212,7 @@ impl Lowering {
             whole_body: self.backends[backend as usize].needs_whole_body(),
             effects: None,
             policy: self.base.clone(),
+            shadow: None,
             origin: (*file as u32, u32::MAX),
         });
         true

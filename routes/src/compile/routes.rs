@@ -4,12 +4,17 @@
 //! Must not: look at other routes; ties between routes are found in `overlap`.
 
 use super::Lowering;
+use crate::compare::Ignore;
 use crate::file::{self, Effects, StageWord};
 use crate::ids::{SharePpm, Side};
 use crate::pattern::PathPattern;
 use crate::problem::{Place, Problem};
-use crate::table::{Action, Route, Stage};
+use crate::table::{Action, Route, ShadowRule, Stage};
 use std::fmt;
+
+/// Kept of a body for comparing, when the rule says nothing; and at most.
+const SHADOW_BODY_MAX: u64 = 256 << 10;
+const SHADOW_BODY_LIMIT: u64 = 4 << 20;
 
 impl Lowering {
     pub(super) fn route(&mut self, file: usize, position: usize, raw: &file::Route) {
@@ -37,7 +42,7 @@ impl Lowering {
             }),
         };
         let group = raw.group.as_deref().map(|name| self.group(file, at, name));
-        self.shadow(file, at, raw);
+        let shadow = self.shadow(file, at, raw, stage);
         self.ramp(file, at, raw);
         let policy = self.policy(file, at, raw, &patterns);
         for (number, id) in raw.after.iter().enumerate() {
@@ -76,6 +81,7 @@ impl Lowering {
             whole_body,
             effects: raw.effects,
             policy,
+            shadow,
             origin: (file as u32, position as u32),
         });
     }
@@ -179,8 +185,23 @@ impl Lowering {
     }
 
     /// Law 7: what is not safe is shadowed only when the route says how.
-    fn shadow(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Route) {
-        let Some(shadow) = &raw.shadow else { return };
+    fn shadow(
+        &mut self,
+        file: usize,
+        at: fmt::Arguments<'_>,
+        raw: &file::Route,
+        stage: Stage,
+    ) -> Option<Box<ShadowRule>> {
+        let mirrors = matches!(stage, Stage::Shadow | Stage::Canary(_) | Stage::Ramp | Stage::Serverless);
+        let Some(shadow) = &raw.shadow else {
+            // The stage alone asks for it.
+            let all = ShadowRule {
+                sample: SharePpm::ALL,
+                max_body_bytes: SHADOW_BODY_MAX,
+                ignore: Ignore::default(),
+            };
+            return (stage == Stage::Shadow).then(|| Box::new(all));
+        };
         let safe = |item: &file::Match| {
             item.methods
                 .as_ref()
@@ -199,6 +220,19 @@ impl Lowering {
                 "`policy`: off, sandbox or verify_after_write; or `effects: safe`",
             );
         }
+        let ignore = Ignore::parse(&shadow.ignore).unwrap_or_else(|(number, text)| {
+            let expected = "`header.NAME` or `json:$.path`, such as `json:$.items[].traceId`";
+            self.error("shadow_ignore", file, format_args!("{at}.shadow.ignore[{number}]"), text, expected);
+            Ignore::default()
+        });
+        let sample = shadow.sample.map_or(SharePpm::ALL, |sample| sample.0);
+        let max_body_bytes = shadow.max_body.map_or(SHADOW_BODY_MAX, |size| size.0);
+        if max_body_bytes > SHADOW_BODY_LIMIT {
+            let text = "bodies this large would fill the shadow's memory with a few requests";
+            self.error("shadow_max_body", file, format_args!("{at}.shadow.max_body"), text, "4MiB or less");
+        }
+        (mirrors && raw.legacy.is_some() && raw.serverless.is_some())
+            .then(|| Box::new(ShadowRule { sample, max_body_bytes, ignore }))
     }
 
     fn ramp(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Route) {

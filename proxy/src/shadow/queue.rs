@@ -1,0 +1,88 @@
+//! The hand-over from the workers to the shadow's own runtime: bounded, and never waited for.
+//!
+//! Input: finished requests. Output: the same, on the other side of a queue. Must not: block; what does not fit is dropped
+//! and counted by its cause (law 1).
+
+use crate::evidence::Evidence;
+use crate::facts::Client;
+use crate::live::Live;
+use crate::metrics::Metrics;
+use crate::shadow::tee::{Budget, Capture};
+use crate::trace::Trace;
+use banyan_routes::decide::Decision;
+use banyan_routes::table::Found;
+use pingora_http::RequestHeader;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::mpsc::{Receiver, Sender, channel};
+
+/// Exchanges that may wait.
+const QUEUE: usize = 1_024;
+/// Bytes that captures and waiting exchanges may keep, all together.
+const BYTES_MAX: usize = 64 << 20;
+
+/// A finished request, ready to be sent again and compared.
+pub struct Exchange {
+    pub live: Arc<Live>,
+    pub found: Found,
+    pub decision: Decision,
+    pub client: Client,
+    pub public_host: Box<str>,
+    pub trace: Trace,
+    pub head: RequestHeader,
+    pub http2: bool,
+    pub capture: Box<Capture>,
+    /// How long the primary took to its head.
+    pub took: Duration,
+}
+
+impl Exchange {
+    pub fn evidence(&self) -> &Evidence {
+        self.live.serving.routes[self.found.route as usize].evidence()
+    }
+
+    pub fn route(&self) -> &str {
+        &self.live.serving.table.route(self.found.route).id
+    }
+}
+
+/// The workers' end.
+pub struct ShadowQueue {
+    sender: Sender<Exchange>,
+    pub budget: Arc<Budget>,
+    metrics: Arc<Metrics>,
+}
+
+impl ShadowQueue {
+    pub fn new(metrics: Arc<Metrics>) -> (ShadowQueue, Receiver<Exchange>) {
+        let (sender, receiver) = channel(QUEUE);
+        (ShadowQueue { sender, budget: Arc::new(Budget::new(BYTES_MAX)), metrics }, receiver)
+    }
+
+    /// Hands over, or drops.
+    pub fn offer(&self, exchange: Exchange, whole: bool) {
+        let capture = &exchange.capture;
+        let cause = if !whole {
+            Some("aborted")
+        } else if capture.request.starved || capture.answer.starved {
+            Some("bytes")
+        } else if capture.request.truncated {
+            Some("too_large")
+        } else {
+            None
+        };
+        if let Some(cause) = cause {
+            return drop_exchange(&self.metrics, &exchange, cause);
+        }
+        if let Err(refused) = self.sender.try_send(exchange) {
+            drop_exchange(&self.metrics, &refused.into_inner(), "queue_full");
+        }
+    }
+}
+
+/// Counts a loss: losses come with load and size, so they are evidence themselves.
+pub fn drop_exchange(metrics: &Metrics, exchange: &Exchange, cause: &str) {
+    exchange.evidence().dropped.fetch_add(1, Ordering::Relaxed);
+    metrics.shadow_dropped.with_label_values(&[exchange.route(), cause]).inc();
+}
