@@ -3,6 +3,7 @@
 //! Input: events from hooks and the reload. Output: counters and histograms in the default registry, which `/metrics`
 //! prints. Must not: take labels from the network: labels are route ids, enums and status codes.
 
+use banyan_routes::compare::Unknown;
 use banyan_routes::decide::Reason;
 use banyan_routes::ids::Side;
 use pingora_prometheus::prometheus::{
@@ -303,6 +304,11 @@ where
     metric
 }
 
+/// What comes of a copy, and why one is not compared.
+pub const SHADOW_RESULTS: [&str; 3] = ["answered", "failed", "timeout"];
+pub const SHADOW_CAUSES: [&str; 7] =
+    ["aborted", "breaker", "bytes", "conditional", "fallback", "queue_full", "too_large"];
+
 /// What `side` and `reason` say when no backend was asked.
 pub const NONE: &str = "none";
 
@@ -363,6 +369,17 @@ impl RouteMetrics {
             let _ = metrics.request_duration.remove_label_values(&[route, side]);
         }
         let _ = metrics.fallbacks.remove_label_values(&[route]);
+        let _ = metrics.parity_bound.remove_label_values(&[route]);
+        let _ = metrics.coverage.remove_label_values(&[route]);
+        for result in SHADOW_RESULTS {
+            let _ = metrics.shadow.remove_label_values(&[route, result]);
+        }
+        for cause in SHADOW_CAUSES {
+            let _ = metrics.shadow_dropped.remove_label_values(&[route, cause]);
+        }
+        for verdict in ["match", "mismatch"].into_iter().chain(Unknown::ALL.map(Unknown::as_str)) {
+            let _ = metrics.comparisons.remove_label_values(&[route, verdict]);
+        }
         let _ = metrics.retries.remove_label_values(&[route]);
         for (slot, codes) in self.requests.iter().enumerate() {
             let Some(codes) = codes.get() else { continue };

@@ -56,11 +56,17 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
     let whole = error.is_none() && ctx.cause.is_none() && ctx.status != 0;
     let Some(capture) = ctx.capture.take() else { return };
     let (Some(live), Some(found), Some(decision)) = (&ctx.live, &ctx.found, &ctx.decision) else { return };
-    if decision.side == capture.shadow {
-        // A fallback: the side that was to be the shadow has answered, after the other had failed.
+    let cause = match capture.status {
+        // The side that was to be the shadow has answered, after the other had failed.
+        _ if decision.side == capture.shadow => Some("fallback"),
+        // An answer to a condition or a range; the copy asks without them.
+        206 | 304 | 412 | 416 => Some("conditional"),
+        _ => None,
+    };
+    if let Some(cause) = cause {
         live.serving.routes[found.route as usize].evidence().dropped.fetch_add(1, Ordering::Relaxed);
         let route = &live.serving.table.route(found.route).id;
-        shared.metrics.shadow_dropped.with_label_values(&[&**route, "fallback"]).inc();
+        shared.metrics.shadow_dropped.with_label_values(&[&**route, cause]).inc();
         return;
     }
     let exchange = Exchange {

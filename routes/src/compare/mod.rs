@@ -102,6 +102,9 @@ pub enum Unknown {
 }
 
 impl Unknown {
+    pub const ALL: [Unknown; 5] =
+        [Unknown::Truncated, Unknown::Undecodable, Unknown::BothFailed, Unknown::Budget, Unknown::NoAnswer];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Unknown::Truncated => "truncated",

@@ -1,0 +1,153 @@
+//! Comparing two answers: vectors, and what must hold for any pair.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it needs by failing")]
+
+use banyan_routes::compare::{Answer, DIFFERENCES_MAX, Ignore, Verdict, compare};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use proptest::prelude::*;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Vector {
+    name: String,
+    legacy: String,
+    serverless: String,
+    #[serde(rename = "type")]
+    media_type: Option<String>,
+    legacy_status: Option<u16>,
+    serverless_status: Option<u16>,
+    #[serde(default)]
+    legacy_headers: BTreeMap<String, String>,
+    #[serde(default)]
+    serverless_headers: BTreeMap<String, String>,
+    #[serde(default)]
+    ignore: Vec<String>,
+    #[serde(default)]
+    differs: Vec<(String, String)>,
+    unknown: Option<String>,
+    #[serde(default)]
+    truncated: bool,
+}
+
+fn headers(media_type: &str, given: &BTreeMap<String, String>) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert("content-type", HeaderValue::from_str(media_type).unwrap());
+    for (name, value) in given {
+        headers
+            .insert(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_str(value).unwrap());
+    }
+    headers
+}
+
+#[test]
+fn each_pair_says_what_its_vector_says() {
+    let vectors: Vec<Vector> = serde_yaml::from_str(include_str!("pairs/compare.yaml")).expect("vectors");
+    assert!(vectors.len() >= 60);
+    for vector in vectors {
+        let media_type = vector.media_type.as_deref().unwrap_or("application/json");
+        let (a, b) =
+            (headers(media_type, &vector.legacy_headers), headers(media_type, &vector.serverless_headers));
+        let answer = |status: Option<u16>, headers, body| Answer {
+            status: status.unwrap_or(200),
+            headers,
+            body,
+            truncated: vector.truncated,
+        };
+        let legacy = answer(vector.legacy_status, &a, vector.legacy.as_bytes());
+        let serverless = answer(vector.serverless_status, &b, vector.serverless.as_bytes());
+        let ignore = Ignore::parse(&vector.ignore).expect("ignore");
+        let got = match compare(&legacy, &serverless, &ignore) {
+            Verdict::Match => (Vec::new(), None),
+            Verdict::Mismatch(found) => {
+                (found.into_iter().map(|it| (it.path, it.kind.as_str().to_owned())).collect(), None)
+            }
+            Verdict::Inconclusive(unknown) => (Vec::new(), Some(unknown.as_str().to_owned())),
+        };
+        assert_eq!(got, (vector.differs, vector.unknown), "{}", vector.name);
+    }
+}
+
+fn verdict(a: &[u8], b: &[u8]) -> Verdict {
+    let headers = headers("application/json", &BTreeMap::new());
+    let answer = |body| Answer { status: 200, headers: &headers, body, truncated: false };
+    compare(&answer(a), &answer(b), &Ignore::default())
+}
+
+fn documents() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i64>().prop_map(Value::from),
+        (-1e6..1e6f64).prop_map(Value::from),
+        "\\PC{0,8}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 40, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::btree_map("[a-z .]{0,4}", inner, 0..6).prop_map(|map| json!(map)),
+        ]
+    })
+}
+
+/// Somewhere in the document one leaf changed, or none was there to change.
+fn changed(value: &mut Value) -> bool {
+    match value {
+        Value::Array(items) => items.iter_mut().any(changed),
+        Value::Object(map) => map.values_mut().any(changed),
+        Value::String(text) => {
+            text.push('!');
+            true
+        }
+        Value::Bool(it) => {
+            *it = !*it;
+            true
+        }
+        Value::Null => {
+            *value = json!("was null");
+            true
+        }
+        Value::Number(_) => {
+            *value = json!("was a number");
+            true
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_document_equals_itself_however_it_is_laid_out(document in documents()) {
+        let pretty = serde_json::to_string_pretty(&document).unwrap();
+        prop_assert_eq!(verdict(document.to_string().as_bytes(), pretty.as_bytes()), Verdict::Match);
+    }
+
+    #[test]
+    fn no_change_of_a_leaf_is_lost(document in documents()) {
+        let mut other = document.clone();
+        if changed(&mut other) {
+            let found = verdict(document.to_string().as_bytes(), other.to_string().as_bytes());
+            prop_assert!(matches!(&found, Verdict::Mismatch(all) if !all.is_empty() && all.len() <= DIFFERENCES_MAX), "{found:?}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_compared_without_a_panic(a in prop::collection::vec(any::<u8>(), 0..200), b in prop::collection::vec(any::<u8>(), 0..200)) {
+        let same = a == b;
+        prop_assert!(!same || verdict(&a, &b) == Verdict::Match);
+        let _ = verdict(&a, &b);
+    }
+}
+
+#[test]
+fn what_is_nested_or_long_beyond_sense_is_not_called_equal() {
+    let deep = |leaf: &str| format!("{}{leaf}{}", "[".repeat(100), "]".repeat(100));
+    assert!(matches!(verdict(deep("1").as_bytes(), deep("2").as_bytes()), Verdict::Inconclusive(_)));
+    let long = |last: u32| {
+        let mut items: Vec<u32> = (0..300_000).collect();
+        items.push(last);
+        serde_json::to_string(&items).unwrap()
+    };
+    assert!(matches!(verdict(long(1).as_bytes(), long(2).as_bytes()), Verdict::Inconclusive(_)));
+}
