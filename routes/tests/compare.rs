@@ -1,6 +1,6 @@
 //! Comparing two answers: vectors, and what must hold for any pair.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test says what it needs by failing")]
+#![expect(clippy::unwrap_used, reason = "a test says what it needs by failing")]
 
 use banyan_routes::compare::{Answer, DIFFERENCES_MAX, Ignore, Verdict, compare};
 use http::{HeaderMap, HeaderName, HeaderValue};
