@@ -27,9 +27,9 @@ use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch}
 use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::listening::Service as ListeningService;
 use pingora_proxy::ProxyServiceBuilder;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
@@ -131,8 +131,16 @@ pub fn start(
         .build()?;
     let (shadow, exchanges) = ShadowQueue::new(metrics.clone());
     shadow_runtime.spawn(mirror::run(exchanges, metrics.clone()));
-    let shared =
-        Arc::new(Shared { settings, live, metrics, log, draining: draining.clone(), supplies, shadow });
+    let shared = Arc::new(Shared {
+        settings,
+        live,
+        metrics,
+        log,
+        draining: draining.clone(),
+        listening: AtomicBool::new(false),
+        supplies,
+        shadow,
+    });
     let control = Control { reload, draining, stop: stopped };
     let mut server = server(&shared, &certificates, &control)?;
     extra.into_iter().for_each(|service| {
@@ -248,6 +256,7 @@ impl Running {
         let Running { server, control, shared, _control_runtime, _shadow_runtime } = self;
         let ending = shared.clone();
         let mut stop = control.stop.clone();
+        _control_runtime.spawn(say_when_listening(shared.clone()));
         // The framework sleeps out its whole grace period even when nothing is left to do; this ends the process as soon as
         // it is idle.
         _control_runtime.spawn(async move {
@@ -258,6 +267,22 @@ impl Running {
         server.run(RunArgs { shutdown_signal: Box::new(StopSignal(control.stop.clone())) });
         shared.log.flush();
     }
+}
+
+/// The framework opens listeners one after the other, the admin's among them, and tells nobody when it is done.
+#[expect(clippy::disallowed_methods, reason = "there is nothing to wait on but the port")]
+async fn say_when_listening(shared: Arc<Shared>) {
+    for listener in &shared.settings.listeners {
+        let mut address = listener.address;
+        if address.ip().is_unspecified() {
+            let is_v4 = address.is_ipv4();
+            address.set_ip(if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
+        }
+        while tokio::net::TcpStream::connect(address).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    shared.listening.store(true, Ordering::Relaxed);
 }
 
 /// Idle: no request in flight at several looks in a row, so that one being read from a socket just now is seen.

@@ -17,6 +17,8 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     pub log: LogSender,
     pub draining: Arc<AtomicBool>,
+    /// Every listener takes connections.
+    pub listening: AtomicBool,
     pub supplies: Arc<Supplies>,
     pub shadow: ShadowQueue,
 }

@@ -16,6 +16,7 @@ use serde::Serialize;
 use serde_json::{Value, json};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
 /// Requests to the API are small.
@@ -57,6 +58,9 @@ impl Admin {
     fn ready(&self) -> Answer {
         if self.shared.is_draining() {
             return json_answer(503, &json!({ "ready": false, "reason": "draining" }));
+        }
+        if !self.shared.listening.load(Ordering::Relaxed) {
+            return json_answer(503, &json!({ "ready": false, "reason": "starting" }));
         }
         match self.shared.live.load() {
             Some(live) => {

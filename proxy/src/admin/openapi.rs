@@ -17,7 +17,7 @@ pub fn document() -> Value {
         "info": { "title": "Banyan admin API", "version": env!("CARGO_PKG_VERSION") },
         "paths": {
             "/livez": { "get": { "summary": "the process runs", "responses": { "200": ok("alive") } } },
-            "/readyz": { "get": { "summary": "it takes traffic", "responses": { "200": ok("ready"), "503": ok("no valid rule set, or draining") } } },
+            "/readyz": { "get": { "summary": "it takes traffic", "responses": { "200": ok("ready"), "503": ok("starting, no valid rule set, or draining") } } },
             "/metrics": { "get": { "summary": "Prometheus text format", "responses": { "200": { "description": "metrics", "content": { "text/plain": {} } } } } },
             "/api/v1/revision": get("what serves"),
             "/api/v1/routes": get("all routes with stage, share and counts"),
