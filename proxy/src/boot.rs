@@ -6,9 +6,10 @@ use crate::access_log::LogSender;
 use crate::admin::Admin;
 use crate::certificates::{HotCertificate, client_verifier};
 use crate::control::{Control, ControlLoop, ReloadRequest, Signals, Stop};
+use crate::evidence::store::EvidenceStore;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
-use crate::mirror;
+use crate::mirror::{Mirror, keep};
 use crate::proxy::Shared;
 use crate::reload::{Outcome, Reloader};
 use crate::service::Service;
@@ -92,10 +93,12 @@ pub fn start(
         .build()?;
     let (stop, stopped) = watch::channel(None);
     let (reload, requests) = mpsc::channel::<ReloadRequest>(16);
+    let store = Arc::new(EvidenceStore::open(&settings.state_dir, &metrics));
     let first = control_runtime.block_on(async {
         let signals = Signals::install()?;
         let supplies = Arc::new(Supplies::new(&settings.aws, metrics.clone(), POOL_CONNECTIONS));
-        let mut reloader = Reloader::new(&settings, live.clone(), metrics.clone(), supplies.clone());
+        let mut reloader =
+            Reloader::new(&settings, live.clone(), metrics.clone(), supplies.clone(), store.clone());
         reloader.look_at_kills();
         let (outcome, sources) = reloader.reload().await;
         anyhow::Ok((signals, reloader, supplies, outcome, sources))
@@ -130,7 +133,9 @@ pub fn start(
         .enable_all()
         .build()?;
     let (shadow, exchanges) = ShadowQueue::new(metrics.clone());
-    shadow_runtime.spawn(mirror::run(exchanges, metrics.clone()));
+    let mirror = Mirror::new(shadow.budget.clone(), metrics.clone(), store.clone());
+    shadow_runtime.spawn(Arc::new(mirror).run(exchanges));
+    shadow_runtime.spawn(keep::run(store.clone(), live.clone(), metrics.clone()));
     let shared = Arc::new(Shared {
         settings,
         live,
@@ -140,6 +145,7 @@ pub fn start(
         listening: AtomicBool::new(false),
         supplies,
         shadow,
+        evidence: store,
     });
     let control = Control { reload, draining, stop: stopped };
     let mut server = server(&shared, &certificates, &control)?;
@@ -266,11 +272,11 @@ impl Running {
         });
         server.run(RunArgs { shutdown_signal: Box::new(StopSignal(control.stop.clone())) });
         shared.log.flush();
+        keep::flush(&shared.evidence, &shared.live, &shared.metrics);
     }
 }
 
 /// The framework opens listeners one after the other, the admin's among them, and tells nobody when it is done.
-#[expect(clippy::disallowed_methods, reason = "there is nothing to wait on but the port")]
 async fn say_when_listening(shared: Arc<Shared>) {
     for listener in &shared.settings.listeners {
         let mut address = listener.address;
@@ -301,5 +307,6 @@ async fn end_when_idle(shared: &Shared) {
         tracing::warn!(requests = left, "drain deadline reached; requests still in flight are cut");
     }
     shared.log.flush();
+    keep::flush(&shared.evidence, &shared.live, &shared.metrics);
     std::process::exit(0);
 }

@@ -131,6 +131,9 @@ enum Command {
     /// One route with its rule.
     Show {
         id: String,
+        /// Only the rules that are proposed for its comparisons, as YAML to pin them by.
+        #[arg(long, env = "BANYAN_PATCH")]
+        patch: bool,
         #[command(flatten)]
         remote: Remote,
     },
@@ -198,7 +201,12 @@ fn dispatch(command: Command) -> Exit {
         },
         Command::Status { remote } => with_admin(&remote, remote::status),
         Command::Routes { remote } => with_admin(&remote, remote::routes),
-        Command::Show { id, remote } => with_admin(&remote, |client, json| remote::show(client, &id, json)),
+        Command::Show { id, patch: true, remote } => {
+            with_admin(&remote, |client, json| remote::patch(client, &id, json))
+        }
+        Command::Show { id, patch: false, remote } => {
+            with_admin(&remote, |client, json| remote::show(client, &id, json))
+        }
         Command::Reload { remote } => with_admin(&remote, remote::reload),
         Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),
     }

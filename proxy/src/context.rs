@@ -6,11 +6,12 @@
 use crate::facts::Client;
 use crate::lambda::report::Report;
 use crate::live::{Live, RouteRuntime};
-use crate::shadow::queue::Exchange;
+use crate::shadow::queue::Ask;
 use crate::shadow::tee::Capture;
 use crate::targets::backend::{Endpoint, RunningBackend};
 use crate::trace::Trace;
 use banyan_routes::decide::Decision;
+use banyan_routes::ids::Side;
 use banyan_routes::rewrite::Rewrite;
 use banyan_routes::table::{Found, Route};
 use http::{HeaderName, HeaderValue};
@@ -88,15 +89,20 @@ pub struct Context {
 
 impl Context {
     /// The copy of a finished request, on its way to the other side.
-    pub fn shadow(exchange: &Exchange) -> Context {
-        let mut ctx = Context::bare(Some(exchange.live.clone()), None, false);
+    pub fn shadow(ask: &Ask, side: Side) -> Context {
+        let mut ctx = Context::bare(Some(ask.live.clone()), None, false);
         ctx.shadow = true;
-        ctx.trace = exchange.trace.child();
-        ctx.client = exchange.client;
-        ctx.public_host = exchange.public_host.clone();
-        ctx.found = Some(exchange.found.clone());
-        ctx.decision = Some(Decision { side: exchange.capture.shadow, ..exchange.decision.clone() });
+        ctx.trace = ask.trace.child();
+        ctx.client = ask.client;
+        ctx.public_host = ask.public_host.clone();
+        ctx.found = Some(ask.found.clone());
+        ctx.decision = Some(Decision { side, ..ask.decision.clone() });
         ctx
+    }
+
+    /// A read of another path, after a write: no rewrite of the write's route is meant for it.
+    pub fn read_back(ask: &Ask, side: Side) -> Context {
+        Context { found: None, ..Context::shadow(ask, side) }
     }
 
     pub fn new(live: Option<Arc<Live>>, in_flight: InFlight, attributed: bool) -> Context {

@@ -9,12 +9,17 @@ pub enum Exit {
     Ok = 0,
     /// Invalid rules, unhealthy, refused.
     No = 1,
-    /// `plan --detailed-exitcode` with changes.
-    Changes = 2,
+    /// Not enough evidence.
+    CannotTell = 2,
     /// A target or the admin API cannot be reached.
     Unreachable = 3,
     Usage = 64,
     Internal = 70,
+}
+
+impl Exit {
+    /// `plan --detailed-exitcode`, as diff tools have it.
+    pub const CHANGES: Exit = Exit::CannotTell;
 }
 
 impl From<Exit> for ExitCode {

@@ -3,7 +3,7 @@
 //! Input: a compiled table with its running backends, and the kill switches. Output: `Live`, loaded once per request.
 //! Must not: be changed in place; a response never comes from two rule sets.
 
-use crate::evidence::Evidence;
+use crate::evidence::{Evidence, Kept};
 use crate::lambda::usage::{Figures, Usage};
 use crate::metrics::RouteMetrics;
 use crate::state::kill::KillSet;
@@ -13,6 +13,7 @@ use banyan_routes::compile::ReadFile;
 use banyan_routes::decide::Conditions;
 use banyan_routes::ids::Side;
 use banyan_routes::table::{Route, RouteTable};
+use pingora_prometheus::prometheus::IntCounter;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -32,6 +33,8 @@ pub struct RouteRuntime {
     pub metrics: RouteMetrics,
     /// What its shadows say; made with the first.
     evidence: OnceLock<Box<Evidence>>,
+    /// Writes that were not shadowed; made with the first.
+    pub unsafe_dropped: OnceLock<IntCounter>,
     /// What its functions have used, by `Side::index`; made with the first report.
     usage: [OnceLock<Box<Usage>>; 2],
     /// Millionths of a retry that may be spent; see `RouteRuntime::may_retry`.
@@ -43,6 +46,13 @@ const RETRY_TOKENS_MAX: i64 = 10 * PPM;
 const PPM: i64 = banyan_routes::ids::PPM as i64;
 
 impl RouteRuntime {
+    /// With what was known of it before the process began.
+    pub fn with(kept: Kept) -> RouteRuntime {
+        let runtime = RouteRuntime::default();
+        let _ = runtime.evidence.set(Box::new(Evidence::new(kept)));
+        runtime
+    }
+
     pub fn evidence(&self) -> &Evidence {
         self.evidence.get_or_init(Box::default)
     }

@@ -5,6 +5,7 @@
 
 use banyan_routes::compare::Unknown;
 use banyan_routes::decide::Reason;
+use banyan_routes::evidence::Loss;
 use banyan_routes::ids::Side;
 use pingora_prometheus::prometheus::{
     GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
@@ -48,6 +49,8 @@ pub struct Metrics {
     pub shadow: IntCounterVec,
     pub shadow_dropped: IntCounterVec,
     pub comparisons: IntCounterVec,
+    pub controls: IntCounterVec,
+    pub evidence_store_errors: IntCounter,
     pub parity_bound: GaugeVec,
     pub coverage: GaugeVec,
     pub lambda_billed: HistogramVec,
@@ -214,6 +217,18 @@ impl Metrics {
                 "Comparisons of both sides' answers, by verdict.",
                 &["route", "verdict"],
             ),
+            controls: counter(
+                "controls_total",
+                "Requests sent to legacy a second time, by how its two answers compare.",
+                &["route", "verdict"],
+            ),
+            evidence_store_errors: register(
+                &registry,
+                IntCounter::with_opts(opts(
+                    "evidence_store_errors_total",
+                    "Times evidence could not be written or read; it stays in memory.",
+                )),
+            ),
             parity_bound: register(
                 &registry,
                 GaugeVec::new(
@@ -306,8 +321,6 @@ where
 
 /// What comes of a copy, and why one is not compared.
 pub const SHADOW_RESULTS: [&str; 3] = ["answered", "failed", "timeout"];
-pub const SHADOW_CAUSES: [&str; 7] =
-    ["aborted", "breaker", "bytes", "conditional", "fallback", "queue_full", "too_large"];
 
 /// What `side` and `reason` say when no backend was asked.
 pub const NONE: &str = "none";
@@ -374,11 +387,12 @@ impl RouteMetrics {
         for result in SHADOW_RESULTS {
             let _ = metrics.shadow.remove_label_values(&[route, result]);
         }
-        for cause in SHADOW_CAUSES {
-            let _ = metrics.shadow_dropped.remove_label_values(&[route, cause]);
+        for loss in Loss::ALL {
+            let _ = metrics.shadow_dropped.remove_label_values(&[route, loss.as_str()]);
         }
         for verdict in ["match", "mismatch"].into_iter().chain(Unknown::ALL.map(Unknown::as_str)) {
             let _ = metrics.comparisons.remove_label_values(&[route, verdict]);
+            let _ = metrics.controls.remove_label_values(&[route, verdict]);
         }
         let _ = metrics.retries.remove_label_values(&[route]);
         for (slot, codes) in self.requests.iter().enumerate() {

@@ -3,6 +3,7 @@
 //! Input: made once at boot. Output: shared by reference with every service. Must not: change.
 
 use crate::access_log::LogSender;
+use crate::evidence::store::EvidenceStore;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -21,6 +22,7 @@ pub struct Shared {
     pub listening: AtomicBool,
     pub supplies: Arc<Supplies>,
     pub shadow: ShadowQueue,
+    pub evidence: Arc<EvidenceStore>,
 }
 
 impl Shared {

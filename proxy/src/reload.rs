@@ -3,12 +3,14 @@
 //! Input: the rule directory. Output: a new snapshot, or a refusal with every problem. Must not: publish a part of anything
 //! (law 2), run on a worker thread, or read files again that did not change.
 
+use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
 use crate::metrics::{Metrics, ROUTE_GAUGES_MAX};
 use crate::rule_dir;
 use crate::settings::Settings;
 use crate::state::kill::KillSet;
 use crate::targets::backend::RunningBackend;
+use crate::targets::handshake;
 use crate::targets::health;
 use crate::targets::resolve;
 use crate::targets::supplies::Supplies;
@@ -19,10 +21,11 @@ use banyan_routes::problem::{Place, Problem, Report, Source, report};
 use banyan_routes::read::ReadCache;
 use banyan_routes::rule_tests::compile_and_test;
 use banyan_routes::support::unsupported;
-use banyan_routes::table::{RouteTable, Stage};
+use banyan_routes::table::{Route, RouteTable, Stage, Writes};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
 
@@ -52,6 +55,7 @@ pub struct Reloader {
     live: Arc<LiveTable>,
     metrics: Arc<Metrics>,
     supplies: Arc<Supplies>,
+    store: Arc<EvidenceStore>,
     /// What serves, for reuse of files and backends that did not change.
     serving: Option<Arc<Serving>>,
     kills: KillSet,
@@ -64,6 +68,7 @@ impl Reloader {
         live: Arc<LiveTable>,
         metrics: Arc<Metrics>,
         supplies: Arc<Supplies>,
+        store: Arc<EvidenceStore>,
     ) -> Reloader {
         Reloader {
             rules_dir: settings.rules_dir.clone(),
@@ -72,6 +77,7 @@ impl Reloader {
             live,
             metrics,
             supplies,
+            store,
             serving: None,
             kills: KillSet::default(),
             cache: ReadCache::default(),
@@ -129,6 +135,7 @@ impl Reloader {
             return Ok((None, warnings));
         }
         let backends = self.backends(&table, &files).await?;
+        self.handshakes(&table, &backends).await?;
         self.warm(&table, &backends).await;
         let routes = self.runtimes(&table);
         Ok((Some(Arc::new(Serving { table, files, backends, routes })), warnings))
@@ -235,6 +242,43 @@ impl Reloader {
         Ok(running)
     }
 
+    /// No write is copied to a target that has not proved that it keeps shadows apart. Proved once, it is not asked with each reload.
+    async fn handshakes(
+        &self,
+        table: &RouteTable,
+        backends: &[Arc<RunningBackend>],
+    ) -> Result<(), Vec<Problem>> {
+        let mut problems = Vec::new();
+        for route in &table.routes {
+            let Some(Writes::Sandbox { handshake }) = route.shadow.as_ref().map(|rule| &rule.writes) else {
+                continue;
+            };
+            let Some(at) = route.backend(Side::Serverless) else { continue };
+            let backend = &backends[at as usize];
+            if backend.proved.load(Ordering::Relaxed) {
+                continue;
+            }
+            match handshake::prove(backend, &self.supplies, handshake).await {
+                Ok(()) => backend.proved.store(true, Ordering::Relaxed),
+                Err(text) => {
+                    let place = Place::field(
+                        route.origin.0 as usize,
+                        format!("routes[{}].shadow.policy", route.origin.1),
+                    );
+                    let text = format!(
+                        "backend \"{}\" has not proved that it keeps shadows apart: {text}",
+                        backend.definition.id
+                    );
+                    let expected = "a 2xx with `X-Banyan-Shadow: sandbox`";
+                    problems.push(
+                        Problem::error("shadow_handshake", place, text).route(&*route.id).expected(expected),
+                    );
+                }
+            }
+        }
+        if problems.is_empty() { Ok(()) } else { Err(problems) }
+    }
+
     /// Before more users are sent to a function that says so, its instances are started. Waited for a bounded time, during which
     /// kill switches work as ever.
     async fn warm(&mut self, table: &RouteTable, backends: &[Arc<RunningBackend>]) {
@@ -269,7 +313,11 @@ impl Reloader {
             let serving = self.serving.as_ref()?;
             serving.table.by_id.get(id).map(|at| serving.routes[*at as usize].clone())
         };
-        table.routes.iter().map(|route| known(&route.id).unwrap_or_default()).collect()
+        let fresh = |route: &Route| match &route.shadow {
+            Some(_) => Arc::new(RouteRuntime::with(self.store.take(&route.id))),
+            None => Arc::default(),
+        };
+        table.routes.iter().map(|route| known(&route.id).unwrap_or_else(|| fresh(route))).collect()
     }
 
     fn publish(&mut self, serving: Arc<Serving>) {

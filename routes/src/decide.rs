@@ -7,7 +7,7 @@ use crate::bucket::bucket;
 use crate::file::Effects;
 use crate::ids::{SharePpm, Side};
 use crate::request::RequestFacts;
-use crate::table::{Cohort, Route, Stage, is_safe};
+use crate::table::{Cohort, Route, Stage, Writes, is_safe};
 use crate::terms::{Condition, KeySource};
 use http::Method;
 use std::borrow::Cow;
@@ -83,21 +83,43 @@ pub struct Decision {
     pub fresh_key: Option<OwnKey>,
 }
 
-/// The side that gets a copy of this request, if any. `dice` is below 1,000,000. What is not safe is never sent twice (law 7); a
-/// route that was killed, or whose serverless side is out, is left alone.
-pub fn shadow_side(route: &Route, decision: &Decision, method: &Method, dice: u32) -> Option<Side> {
-    let rule = route.shadow.as_ref()?;
-    let safe = match route.effects {
-        Some(Effects::Safe) => true,
-        Some(Effects::Idempotent | Effects::Unsafe) => false,
-        None => is_safe(method),
-    };
-    let left_alone = matches!(decision.reason, Reason::Kill | Reason::Breaker | Reason::Fallback);
+/// What is sent beside a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shadow {
+    None,
+    /// It is not safe, and the route does not say how it could be.
+    Unsafe,
+    /// A copy, to this side.
+    Copy(Side),
+    /// Nothing; afterwards, what it did is read from both sides.
+    Verify,
+}
+
+/// What is not safe is never sent twice but to a sandbox (law 7); a route that was killed, or whose serverless side is out, is left
+/// alone.
+pub fn shadow(route: &Route, decision: &Decision, method: &Method) -> Shadow {
+    let Some(rule) = &route.shadow else { return Shadow::None };
     let other = match decision.side {
         Side::Legacy => Side::Serverless,
         Side::Serverless => Side::Legacy,
     };
-    (safe && !left_alone && dice < rule.sample.get() && route.backend(other).is_some()).then_some(other)
+    if matches!(decision.reason, Reason::Kill | Reason::Breaker | Reason::Fallback)
+        || route.backend(other).is_none()
+    {
+        return Shadow::None;
+    }
+    let safe = match route.effects {
+        Some(Effects::Safe) => true,
+        // With a policy for its writes, a route of both reads and writes shadows its reads as they are.
+        Some(Effects::Idempotent | Effects::Unsafe) => rule.writes != Writes::Off && is_safe(method),
+        None => is_safe(method),
+    };
+    match &rule.writes {
+        _ if safe => Shadow::Copy(other),
+        Writes::Sandbox { .. } if other == Side::Serverless => Shadow::Copy(other),
+        Writes::Verify { .. } => Shadow::Verify,
+        Writes::Off | Writes::Sandbox { .. } => Shadow::Unsafe,
+    }
 }
 
 /// Nobody may answer.

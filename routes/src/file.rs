@@ -260,8 +260,24 @@ shapes! {
         pub max_body: Option<ByteSize>,
         #[serde(default)]
         pub ignore: Vec<String>,
+        /// Values that may differ as long as they keep their shape: path, as differences are shown, to `uuid`, `timestamp(rfc3339, 5s)`, `float(0.01, 1%)`, ...
+        #[serde(default)]
+        pub rules: UniqueMap<String>,
+        /// The part of the requests that may be sent to legacy a second time, to learn what differs by itself: 1% when not given, 5 a second at most.
+        pub controls: Option<Percent>,
         /// How requests that are not safe are shadowed; needed where `effects` is not `safe`.
         pub policy: Option<ShadowPolicy>,
+        /// With `sandbox`: the path by which serverless proves at start that it honours `X-Banyan-Shadow`; `/.well-known/banyan-shadow` when not given.
+        pub handshake: Option<String>,
+        /// With `verify_after_write`: what is read from both sides after the write.
+        pub verify: Option<Verify>,
+    }
+
+    pub struct Verify {
+        /// The path of a GET: `/orders/{id}` with names of the match, `{location}` or `{json.id}` of the write's answer.
+        pub read: String,
+        /// How long after the write; 1s when not given.
+        pub lag: Option<Span>,
     }
 
     pub struct Ramp {

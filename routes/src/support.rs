@@ -5,7 +5,7 @@
 //! goes away with the change that brings its engine.
 
 use crate::compile::ReadFile;
-use crate::file::{self, ShadowPolicy, StageWord};
+use crate::file::{self, StageWord};
 use crate::locate::KEY;
 use crate::problem::{Place, Problem};
 use crate::terms::KeySource;
@@ -74,10 +74,7 @@ impl Found<'_> {
             )
             | None => {}
         }
-        let policy = route.shadow.as_ref().and_then(|shadow| shadow.policy);
-        let writes = matches!(policy, Some(ShadowPolicy::Sandbox | ShadowPolicy::VerifyAfterWrite));
         let fields = [
-            (writes, "shadow", "shadows of writes"),
             (route.require.is_some(), "require", "checking who calls"),
             (route.limit.is_some(), "limit", "rate limits"),
             (route.priority.is_some(), "priority", "priorities under overload"),

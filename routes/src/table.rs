@@ -4,13 +4,14 @@
 //! Must not: hold raw text that is parsed again per request.
 
 use crate::backend::Backend;
-use crate::compare::Ignore;
+use crate::compare::rules::Rules;
 use crate::cors::Cors;
 use crate::file::{Effects, EncodedSlash, PathsMode, Scheme};
 use crate::ids::{Revision, SharePpm, Side};
 use crate::lookup::{Entry, Index};
 use crate::path::{PathFault, normalise, read_path};
 use crate::pattern::Matcher;
+use crate::read_back::ReadBack;
 use crate::request::RequestFacts;
 use crate::rewrite::{PathRewrite, Rewrite};
 use crate::terms::{Condition, FailureKind, KeySource};
@@ -135,14 +136,32 @@ pub struct Policy {
     pub encoded_slash: bool,
 }
 
+/// What becomes of requests that are not safe.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Writes {
+    Off,
+    /// Serverless has proved, by answering at this path, that it keeps shadows apart: it gets them.
+    Sandbox {
+        handshake: Box<str>,
+    },
+    /// They are sent once; what they did is read from both sides afterwards.
+    Verify {
+        read: ReadBack,
+        lag: Duration,
+    },
+}
+
 /// Which requests are also sent to the other side, and how the answers are compared.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ShadowRule {
     /// The part of the requests that may be.
     pub sample: SharePpm,
     /// Of the request and of each answer; what is longer cannot be compared.
     pub max_body_bytes: u64,
-    pub ignore: Ignore,
+    pub rules: Rules,
+    /// Of its requests, at most this part is sent to legacy a second time, to learn what differs by itself.
+    pub controls: SharePpm,
+    pub writes: Writes,
 }
 
 /// One route, compiled.

@@ -3,16 +3,18 @@
 //! Input: the snapshot that serves. Output: versioned JSON values; shapes are in `openapi`. Must not: change anything.
 
 use crate::admin::{Answer, json_answer, problem};
-use crate::evidence::CONFIDENCE;
+use crate::evidence::Evidence;
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::reload::stage_counts;
+use banyan_routes::evidence::{CONFIDENCE, Window};
 use banyan_routes::ids::Side;
 use banyan_routes::request_line::OwnedRequest;
 use banyan_routes::table::Route;
 use serde_json::{Map, Value, json};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 pub fn revision(shared: &Shared, live: &Live) -> Value {
     let table = &live.serving.table;
@@ -88,35 +90,101 @@ pub fn route(live: &Live, id: &str) -> Option<Value> {
     Some(value)
 }
 
-/// What comparisons of one route add up to. `None`: no such id.
-pub fn evidence(live: &Live, id: &str) -> Option<Value> {
+/// What comparisons of one route add up to, in the last `hours` or in all that are kept. `None`: no such id.
+pub fn evidence(live: &Live, id: &str, hours: Option<u64>) -> Option<Value> {
     let serving = &live.serving;
     let at = *serving.table.by_id.get(id)? as usize;
-    let counts = serving.routes[at].evidence().counts();
-    let mut value = json!(counts);
+    let evidence = serving.routes[at].evidence();
+    let now = SystemTime::now();
+    let since = hours.and_then(|hours| now.checked_sub(Duration::from_secs(hours.saturating_mul(3_600))));
+    let window = evidence.window(since, now);
+    let mut value = window_json(&window);
     value["version"] = json!(1);
     value["route"] = json!(id);
     value["revision"] = json!(serving.table.revision);
-    value["coverage"] = json!(counts.coverage());
-    value["parity_upper_bound"] = json!(counts.upper_bound());
-    value["confidence"] = json!(CONFIDENCE);
+    value["hours"] = json!(hours);
+    value["controls_known"] = json!(evidence.controls());
     Some(value)
+}
+
+/// Counts, bounds and times.
+pub fn window_json(window: &Window) -> Value {
+    let sum = |counts: &BTreeMap<String, u64>| counts.values().sum::<u64>();
+    json!({
+        "eligible": window.eligible,
+        "sampled": window.sampled,
+        "dropped": sum(&window.dropped),
+        "dropped_by": window.dropped,
+        "inconclusive": sum(&window.inconclusive),
+        "inconclusive_by": window.inconclusive,
+        "compared": window.compared(),
+        "mismatched": window.mismatched,
+        "distinct_requests": window.distinct(),
+        "controls": window.controls,
+        "coverage": window.coverage(),
+        "parity_upper_bound": window.upper_bound(),
+        "parity_upper_bound_anytime": window.anytime_bound(),
+        "parity_upper_bound_weighted": window.weighted_bound(),
+        "confidence": CONFIDENCE,
+        "latency": { "p50": window.quantiles(0.5), "p99": window.quantiles(0.99), "cold_starts": window.cold_starts },
+    })
 }
 
 /// The differences of one route, or of all, the most frequent first. `None`: no such id.
 pub fn differences(live: &Live, id: Option<&str>) -> Option<Value> {
+    let found = of_routes(live, id, |evidence| {
+        let all = evidence.differences().into_iter();
+        all.map(|(cluster, state)| {
+            let mut value = json!(cluster);
+            value["state"] = json!(state.as_str());
+            value
+        })
+        .collect()
+    })?;
+    Some(json!({ "version": 1, "differences": found }))
+}
+
+/// Rules that would cover what is noise, with what they rest on and the lines to pin them by. `None`: no such id.
+pub fn proposals(live: &Live, id: Option<&str>) -> Option<Value> {
+    let found = of_routes(live, id, |evidence| {
+        let all = evidence.proposals().into_iter();
+        all.map(|it| {
+            json!({
+                "path": it.path,
+                "rule": it.rule.to_string(),
+                "controls": it.controls,
+                "controls_differing": it.controls_differing,
+                "compared": it.compared,
+                "serverless_differing": it.serverless_differing,
+            })
+        })
+        .collect()
+    })?;
+    let ids: BTreeSet<&str> = found.iter().filter_map(|it| it["route"].as_str()).collect();
+    let patches: Map<String, Value> = ids
+        .into_iter()
+        .map(|id| {
+            let of = found.iter().filter(|it| it["route"] == id);
+            let rules: Map<String, Value> =
+                of.filter_map(|it| Some((it["path"].as_str()?.to_owned(), it["rule"].clone()))).collect();
+            (id.to_owned(), json!({ "shadow": { "rules": rules } }))
+        })
+        .collect();
+    Some(json!({ "version": 1, "proposals": found, "patches": patches }))
+}
+
+fn of_routes(live: &Live, id: Option<&str>, of: impl Fn(&Evidence) -> Vec<Value>) -> Option<Vec<Value>> {
     let serving = &live.serving;
     let ids: Vec<&str> = match id {
         Some(id) => vec![serving.table.by_id.get(id).map(|_| id)?],
         None => serving.table.routes.iter().map(|route| &*route.id).collect(),
     };
-    let of = |id: &str| {
+    let one = |id: &str| {
         let at = *serving.table.by_id.get(id)? as usize;
-        let found = serving.routes[at].evidence_if_any()?.differences();
-        Some(found.into_iter().map(|cluster| with_route(json!(cluster), id)).collect::<Vec<_>>())
+        let found = of(serving.routes[at].evidence_if_any()?);
+        Some(found.into_iter().map(|value| with_route(value, id)).collect::<Vec<_>>())
     };
-    let all: Vec<Value> = ids.into_iter().filter_map(of).flatten().collect();
-    Some(json!({ "version": 1, "differences": all }))
+    Some(ids.into_iter().filter_map(one).flatten().collect())
 }
 
 fn with_route(mut value: Value, id: &str) -> Value {

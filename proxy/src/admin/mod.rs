@@ -79,23 +79,28 @@ impl Admin {
             "revision" => json_answer(200, &api::revision(&self.shared, &live)),
             "routes" => json_answer(200, &api::routes(&live)),
             "backends" => json_answer(200, &api::backends(&self.shared, &live)),
-            "differences" => {
-                let mut pairs = query.unwrap_or_default().split('&');
-                let id = pairs.find_map(|pair| pair.strip_prefix("route=")).filter(|id| !id.is_empty());
-                match api::differences(&live, id) {
-                    Some(differences) => json_answer(200, &differences),
+            what @ ("differences" | "proposals") => {
+                let id = parameter(query, "route=");
+                let found = match what {
+                    "differences" => api::differences(&live, id),
+                    _ => api::proposals(&live, id),
+                };
+                match found {
+                    Some(found) => json_answer(200, &found),
                     None => problem(404, "no such route", id.unwrap_or_default()),
                 }
             }
-            rest => match rest
-                .strip_prefix("routes/")
-                .map(|id| api::route(&live, id))
-                .or_else(|| rest.strip_prefix("evidence/").map(|id| api::evidence(&live, id)))
-            {
-                Some(Some(found)) => json_answer(200, &found),
-                Some(None) => problem(404, "no such route", path),
-                None => problem(404, "no such resource", path),
-            },
+            rest => {
+                let found = match rest.split_once('/') {
+                    Some(("routes", id)) => api::route(&live, id),
+                    Some(("evidence", id)) => match parameter(query, "hours=").map(str::parse).transpose() {
+                        Ok(hours) => api::evidence(&live, id, hours),
+                        Err(_) => return problem(400, "not a number of hours", query.unwrap_or_default()),
+                    },
+                    _ => return problem(404, "no such resource", path),
+                };
+                found.map_or_else(|| problem(404, "no such route", path), |found| json_answer(200, &found))
+            }
         }
     }
 
@@ -203,4 +208,9 @@ fn finish(method: &Method, mut answer: Answer) -> Answer {
         answer.body_mut().clear();
     }
     answer
+}
+
+/// A value of the query; `name` with its `=`.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
+    query?.split('&').find_map(|pair| pair.strip_prefix(name)).filter(|value| !value.is_empty())
 }

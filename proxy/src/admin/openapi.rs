@@ -29,13 +29,21 @@ pub fn document() -> Value {
             "/api/v1/backends": get("all backends with their addresses and health"),
             "/api/v1/evidence/{id}": { "get": {
                 "summary": "what comparisons of one route add up to",
-                "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
+                "parameters": [
+                    { "name": "id", "in": "path", "required": true, "schema": { "type": "string" } },
+                    { "name": "hours", "in": "query", "description": "the last so many; all that are kept when absent", "schema": { "type": "integer" } }
+                ],
                 "responses": { "200": ok("counts and the bound they prove"), "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/differences": { "get": {
                 "summary": "differences by path and kind, the most frequent first",
                 "parameters": [{ "name": "route", "in": "query", "schema": { "type": "string" } }],
                 "responses": { "200": ok("the differences"), "403": problem, "404": problem, "503": problem }
+            } },
+            "/api/v1/proposals": { "get": {
+                "summary": "rules that would cover what legacy differs in from itself, with the YAML to pin them",
+                "parameters": [{ "name": "route", "in": "query", "schema": { "type": "string" } }],
+                "responses": { "200": ok("the proposals"), "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/explain": { "post": {
                 "summary": "where a request goes, and why",

@@ -33,7 +33,7 @@ pub fn run(from: &Path, to: &Path, requests: Option<&Path>, detailed: bool, json
     } else {
         say_raw!("{}", text(&changes));
     }
-    if detailed && !changes.is_empty() { Exit::Changes } else { Exit::Ok }
+    if detailed && !changes.is_empty() { Exit::CHANGES } else { Exit::Ok }
 }
 
 fn recorded(path: &Path) -> Result<Vec<OwnedRequest>, String> {

@@ -150,6 +150,29 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
     }))
 }
 
+/// The proposals of a route as the lines of YAML that pin them: to be put under the route, by a person.
+pub fn patch(client: &AdminClient, id: &str, json: bool) -> Exit {
+    finish(client.get(&format!("/api/v1/proposals?route={id}")).map(|(status, value)| {
+        if status != 200 {
+            return refused(status, &value);
+        }
+        let patch = &value["patches"][id];
+        if json {
+            say!(
+                "{:#}",
+                json!({ "version": 1, "route": id, "patch": patch, "proposals": value["proposals"] })
+            );
+        } else if patch.is_null() {
+            eprintln!("banyan: nothing is proposed for `{id}`");
+            return Exit::CannotTell;
+        } else {
+            say!("# {id}: legacy differs from itself here; put under this route in its file");
+            say_raw!("{}", serde_yaml::to_string(patch).unwrap_or_default());
+        }
+        Exit::Ok
+    }))
+}
+
 /// How far the two sides agree, and in what they do not.
 fn shadowed(client: &AdminClient, id: &str, evidence: &Value) {
     let number = |field: &str| evidence[field].as_u64().unwrap_or(0);
@@ -168,13 +191,26 @@ fn shadowed(client: &AdminClient, id: &str, evidence: &Value) {
     for it in found["differences"].as_array().into_iter().flatten().take(10) {
         let text = |field: &str| plain(&it[field]);
         say!(
-            "{:<10} {} x {} {}: {} -> {}",
+            "{:<10} {} x {} {}: {} -> {} ({})",
             "differs",
             text("count"),
             text("path"),
             text("kind"),
             text("legacy"),
-            text("serverless")
+            text("serverless"),
+            text("state"),
+        );
+    }
+    let Ok((200, found)) = client.get(&format!("/api/v1/proposals?route={id}")) else { return };
+    for it in found["proposals"].as_array().into_iter().flatten() {
+        let text = |field: &str| plain(&it[field]);
+        say!(
+            "{:<10} {}: {} (legacy differs from itself in {} of {})",
+            "proposed",
+            text("path"),
+            text("rule"),
+            text("controls_differing"),
+            text("controls"),
         );
     }
 }

@@ -8,13 +8,13 @@ use crate::context::Context;
 use crate::facts::head_bytes;
 use crate::hooks::fail;
 use crate::proxy::Shared;
-use crate::shadow::queue::Exchange;
+use crate::shadow::queue::{Ask, Exchange, drop_exchange};
+use banyan_routes::evidence::Loss;
 use banyan_routes::ids::PPM;
 use banyan_routes::path::split_target;
 use http::{Version, header};
 use pingora_error::Error;
 use pingora_proxy::Session;
-use std::sync::atomic::Ordering;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) {
@@ -54,22 +54,16 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
 /// Hands a sampled request over. One that was cut short is counted, and not compared with a whole one.
 fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) {
     let whole = error.is_none() && ctx.cause.is_none() && ctx.status != 0;
-    let Some(capture) = ctx.capture.take() else { return };
+    let Some(mut capture) = ctx.capture.take() else { return };
     let (Some(live), Some(found), Some(decision)) = (&ctx.live, &ctx.found, &ctx.decision) else { return };
-    let cause = match capture.status {
+    let loss = match capture.status {
         // The side that was to be the shadow has answered, after the other had failed.
-        _ if decision.side == capture.shadow => Some("fallback"),
+        _ if Some(decision.side) == capture.shadow => Some(Loss::Fallback),
         // An answer to a condition or a range; the copy asks without them.
-        206 | 304 | 412 | 416 => Some("conditional"),
+        206 | 304 | 412 | 416 => Some(Loss::Conditional),
         _ => None,
     };
-    if let Some(cause) = cause {
-        live.serving.routes[found.route as usize].evidence().dropped.fetch_add(1, Ordering::Relaxed);
-        let route = &live.serving.table.route(found.route).id;
-        shared.metrics.shadow_dropped.with_label_values(&[&**route, cause]).inc();
-        return;
-    }
-    let exchange = Exchange {
+    let ask = Ask {
         live: live.clone(),
         found: found.clone(),
         decision: decision.clone(),
@@ -78,10 +72,13 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
         trace: ctx.trace,
         head: session.req_header().clone(),
         http2: session.as_downstream().is_http2(),
-        capture,
-        took: ctx.first_byte.unwrap_or_default(),
     };
-    shared.shadow.offer(exchange, whole);
+    capture.cold = ctx.report.is_some_and(|report| report.init.is_some());
+    let exchange = Exchange { ask, capture };
+    match loss {
+        Some(loss) => drop_exchange(&shared.metrics, &exchange, loss),
+        None => shared.shadow.offer(exchange, whole),
+    }
 }
 
 /// Failures always; successes by the share in the settings, chosen by the trace so that replicas agree.

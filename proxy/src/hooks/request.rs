@@ -10,7 +10,8 @@ use crate::live::RouteRuntime;
 use crate::proxy::Shared;
 use crate::shadow::tee::Capture;
 use banyan_routes::cors::{Added, Cors};
-use banyan_routes::decide::{Decision, Refusal, decide, shadow_side};
+use banyan_routes::decide::{Decision, Refusal, Shadow, decide, shadow};
+use banyan_routes::evidence::Loss;
 use banyan_routes::file::Scheme;
 use banyan_routes::ids::PPM;
 use banyan_routes::ids::Side;
@@ -223,11 +224,23 @@ fn sampled(
     decision: &Decision,
     method: &Method,
 ) -> Option<Box<Capture>> {
-    // The die is thrown after the rest, so that coverage counts what could have been compared.
-    let side = shadow_side(route, decision, method, 0)?;
+    let side = match shadow(route, decision, method) {
+        Shadow::None => return None,
+        Shadow::Unsafe => {
+            runtime.evidence().lose(Loss::Unsafe);
+            let count =
+                || shared.metrics.shadow_dropped.with_label_values(&[&*route.id, Loss::Unsafe.as_str()]);
+            runtime.unsafe_dropped.get_or_init(count).inc();
+            return None;
+        }
+        Shadow::Copy(side) => Some(side),
+        Shadow::Verify => None,
+    };
     let evidence = runtime.evidence();
     evidence.eligible.fetch_add(1, Ordering::Relaxed);
-    shadow_side(route, decision, method, rand::random_range(0..PPM))?;
+    if rand::random_range(0..PPM) >= rule.sample.get() {
+        return None;
+    }
     evidence.sampled.fetch_add(1, Ordering::Relaxed);
     Some(Capture::new(side, rule.max_body_bytes as usize, &shared.shadow.budget))
 }

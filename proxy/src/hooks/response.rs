@@ -35,6 +35,9 @@ pub fn received(
         let took = sent.at.elapsed();
         sent.backend.response_seconds.observe(took.as_secs_f64());
         ctx.first_byte = Some(ctx.started.elapsed());
+        if let Some(capture) = &mut ctx.capture {
+            capture.took = took;
+        }
     }
     if let Some(capture) = &mut ctx.capture {
         capture.status = response.status.as_u16();

@@ -10,11 +10,10 @@ use crate::metrics::Metrics;
 use crate::shadow::tee::{Budget, Capture};
 use crate::trace::Trace;
 use banyan_routes::decide::Decision;
+use banyan_routes::evidence::Loss;
 use banyan_routes::table::Found;
 use pingora_http::RequestHeader;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 /// Exchanges that may wait.
@@ -22,8 +21,8 @@ const QUEUE: usize = 1_024;
 /// Bytes that captures and waiting exchanges may keep, all together.
 const BYTES_MAX: usize = 64 << 20;
 
-/// A finished request, ready to be sent again and compared.
-pub struct Exchange {
+/// A request as it came, and where it belongs.
+pub struct Ask {
     pub live: Arc<Live>,
     pub found: Found,
     pub decision: Decision,
@@ -32,18 +31,21 @@ pub struct Exchange {
     pub trace: Trace,
     pub head: RequestHeader,
     pub http2: bool,
+}
+
+/// A finished request, ready to be sent again and compared.
+pub struct Exchange {
+    pub ask: Ask,
     pub capture: Box<Capture>,
-    /// How long the primary took to its head.
-    pub took: Duration,
 }
 
 impl Exchange {
     pub fn evidence(&self) -> &Evidence {
-        self.live.serving.routes[self.found.route as usize].evidence()
+        self.ask.live.serving.routes[self.ask.found.route as usize].evidence()
     }
 
     pub fn route(&self) -> &str {
-        &self.live.serving.table.route(self.found.route).id
+        &self.ask.live.serving.table.route(self.ask.found.route).id
     }
 }
 
@@ -64,11 +66,11 @@ impl ShadowQueue {
     pub fn offer(&self, exchange: Exchange, whole: bool) {
         let capture = &exchange.capture;
         let cause = if !whole {
-            Some("aborted")
+            Some(Loss::Aborted)
         } else if capture.request.starved || capture.answer.starved {
-            Some("bytes")
+            Some(Loss::Bytes)
         } else if capture.request.truncated {
-            Some("too_large")
+            Some(Loss::TooLarge)
         } else {
             None
         };
@@ -76,13 +78,13 @@ impl ShadowQueue {
             return drop_exchange(&self.metrics, &exchange, cause);
         }
         if let Err(refused) = self.sender.try_send(exchange) {
-            drop_exchange(&self.metrics, &refused.into_inner(), "queue_full");
+            drop_exchange(&self.metrics, &refused.into_inner(), Loss::QueueFull);
         }
     }
 }
 
 /// Counts a loss: losses come with load and size, so they are evidence themselves.
-pub fn drop_exchange(metrics: &Metrics, exchange: &Exchange, cause: &str) {
-    exchange.evidence().dropped.fetch_add(1, Ordering::Relaxed);
-    metrics.shadow_dropped.with_label_values(&[exchange.route(), cause]).inc();
+pub fn drop_exchange(metrics: &Metrics, exchange: &Exchange, loss: Loss) {
+    exchange.evidence().lose(loss);
+    metrics.shadow_dropped.with_label_values(&[exchange.route(), loss.as_str()]).inc();
 }

@@ -8,6 +8,7 @@ use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 /// Bytes that all captures and waiting exchanges may keep together.
 #[derive(Debug)]
@@ -102,18 +103,30 @@ impl Drop for Tee {
 /// What is kept of one sampled request.
 #[derive(Debug)]
 pub struct Capture {
-    /// The side that gets the copy.
-    pub shadow: Side,
+    /// The side that gets the copy; `None` when nothing is copied and both sides are read afterwards.
+    pub shadow: Option<Side>,
     pub request: Tee,
     pub answer: Tee,
     pub status: u16,
     /// As the backend sent them.
     pub headers: HeaderMap,
+    /// From sending the request on to the answer's head.
+    pub took: Duration,
+    /// The function that answered had to start first.
+    pub cold: bool,
 }
 
 impl Capture {
-    pub fn new(shadow: Side, max: usize, budget: &Arc<Budget>) -> Box<Capture> {
+    pub fn new(shadow: Option<Side>, max: usize, budget: &Arc<Budget>) -> Box<Capture> {
         let tee = || Tee::new(max, budget);
-        Box::new(Capture { shadow, request: tee(), answer: tee(), status: 0, headers: HeaderMap::new() })
+        Box::new(Capture {
+            shadow,
+            request: tee(),
+            answer: tee(),
+            status: 0,
+            headers: HeaderMap::new(),
+            took: Duration::ZERO,
+            cold: false,
+        })
     }
 }

@@ -59,6 +59,8 @@ pub struct RunningBackend {
     /// Set when requests to its URLs are signed.
     pub signature: Option<(Scope, Arc<CredentialStore>)>,
     pub token: Option<Arc<RunningToken>>,
+    /// It has shown that it keeps shadows apart.
+    pub proved: AtomicBool,
 }
 
 /// Why a backend cannot run in this process, whatever the rules say.
@@ -113,6 +115,7 @@ impl RunningBackend {
             function,
             signature,
             token,
+            proved: AtomicBool::new(false),
         })
     }
 

@@ -7,4 +7,6 @@ pub mod function;
 pub mod backend;
 pub mod resolve;
 pub mod health;
+pub mod probe;
 pub mod warm;
+pub mod handshake;

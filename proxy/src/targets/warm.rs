@@ -3,16 +3,12 @@
 //! Input: a running backend whose function says `warm`. Output: that many calls at once, counted. Must not: hold anything up for
 //! longer than its callers say.
 
-use crate::lambda::event::{EventRequest, event};
 use crate::targets::backend::RunningBackend;
+use crate::targets::probe;
 use crate::targets::supplies::Supplies;
 use banyan_routes::backend::Warming;
-use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method};
-use jiff::Timestamp;
-use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 use tokio::task::JoinSet;
 
 /// What the function may tell a warming call by.
@@ -61,46 +57,5 @@ pub async fn calls(backend: &Arc<RunningBackend>, supplies: &Arc<Supplies>) {
 
 async fn call(backend: &RunningBackend, supplies: &Supplies) -> Result<(), String> {
     let (Some(function), Some(warming)) = (&backend.function, warming(backend)) else { return Ok(()) };
-    let endpoint = backend.pick(None).ok_or("no address")?;
-    let now = SystemTime::now();
-    let credentials = function.credentials.get(now).ok_or("no credentials")?;
-    let headers = HeaderMap::from_iter([
-        (http::header::HOST, HeaderValue::from_static("banyan.warm")),
-        (http::HeaderName::from_static(HEADER), HeaderValue::from_static("1")),
-    ]);
-    let (path, query) = banyan_routes::path::split_target(&warming.path);
-    let request = EventRequest {
-        method: &Method::GET,
-        path,
-        query,
-        headers: &headers,
-        host: "banyan.warm",
-        body: &[],
-        client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-        protocol: "HTTP/1.1",
-        request_id: "00000000-0000-0000-0000-000000000000",
-        time: Timestamp::try_from(now).unwrap_or_default(),
-        resource: path,
-        parameters: &[],
-        account: function.account(),
-        backend: &backend.definition.id,
-        region: &function.region,
-    };
-    let body = event(function.target.format, &request);
-    let head = function.request(&endpoint.authority, &body, None, &credentials, now)?;
-    let mut peer = endpoint.peer.clone();
-    peer.options.connection_timeout = Some(Duration::from_secs(5));
-    peer.options.read_timeout = Some(CALL_MAX);
-    let answer = supplies.client.send(peer, head, Bytes::from(body)).await;
-    let answer = answer.map_err(|failed| failed.error.to_string())?;
-    let (status, failed) = (answer.head.status, answer.head.headers.contains_key("x-amz-function-error"));
-    answer
-        .whole(&supplies.client, super::function::PAYLOAD_MAX * 2)
-        .await
-        .map_err(|error| error.to_string())?;
-    if status.is_success() && !failed {
-        Ok(())
-    } else {
-        Err(format!("answered {status}, function error: {failed}"))
-    }
+    probe::function(backend, function, supplies, &warming.path, (HEADER, "1"), CALL_MAX).await.map(drop)
 }

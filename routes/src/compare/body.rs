@@ -1,25 +1,61 @@
-//! Bodies by their media type: JSON by value, text by line, anything else by byte.
+//! Bodies by their media type: JSON, XML, HTML and forms by value, text by line, anything else by byte.
 //!
-//! Input: decoded bodies. Output: differences, or why there is no knowing. Must not: call two bodies equal of which one was
-//! not seen to its end.
+//! Input: bodies without content coding. Output: differences, or why there is no knowing. Must not: call two bodies equal of which
+//! one was not seen to its end.
 
-use super::{Answer, Difference, Ignore, Kind, Unknown, json};
+use super::align::{Step, by_order};
+use super::charset::{Decoded, decode};
+use super::node::{Budget, Node};
+use super::rules::Rules;
+use super::typed::Held;
+use super::walk::Walker;
+use super::{Answer, DIFFERENCES_MAX, Difference, Kind, Unknown, Value, form, html, json, xml};
 use http::{HeaderMap, header};
+use std::collections::BTreeMap;
+use xxhash_rust::xxh3::xxh3_64;
 
-/// Characters of a line that are looked at; a longer one is compared by its bytes all the same.
-const LINES_MAX: usize = 20_000;
+/// Bodies within bodies: parts of a form that are forms.
+const NESTED_MAX: usize = 2;
+
+/// What a media type is compared as.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Json,
+    Xml,
+    Html,
+    Form,
+    Multipart,
+    Text,
+    Bytes,
+}
+
+impl Format {
+    fn of(media_type: &str) -> Format {
+        match media_type {
+            "application/json" | "text/json" => Format::Json,
+            "text/html" | "application/xhtml+xml" => Format::Html,
+            "text/xml" | "application/xml" => Format::Xml,
+            "application/x-www-form-urlencoded" => Format::Form,
+            "application/javascript" | "application/ecmascript" | "application/yaml" => Format::Text,
+            it if it.ends_with("+json") => Format::Json,
+            it if it.ends_with("+xml") => Format::Xml,
+            it if it.starts_with("multipart/") => Format::Multipart,
+            it if it.starts_with("text/") => Format::Text,
+            _ => Format::Bytes,
+        }
+    }
+}
 
 pub fn compare(
     legacy: &Answer<'_>,
     serverless: &Answer<'_>,
-    ignore: &Ignore,
+    rules: &Rules,
     found: &mut Vec<Difference>,
 ) -> Option<Unknown> {
     let empty = legacy.body.is_empty() && serverless.body.is_empty();
-    let (a, b) = (media_type(legacy.headers), media_type(serverless.headers));
-    if a != b && !empty && !ignore.header("content-type") {
-        let path = "header.content-type".into();
-        found.push(Difference { path, kind: Kind::MediaType, legacy: a.clone(), serverless: b.clone() });
+    let (a, b) = (content_type(legacy.headers), content_type(serverless.headers));
+    if bare(a) != bare(b) && !empty {
+        named("header.content-type", Kind::MediaType, &bare(a), &bare(b), rules, found);
     }
     let cut = legacy.truncated || serverless.truncated;
     if legacy.body == serverless.body {
@@ -29,76 +65,213 @@ pub fn compare(
         // Two pieces of documents cannot be walked, and a difference in one may be nothing but where it was cut.
         return Some(Unknown::Truncated);
     }
-    if is_json(&a) && is_json(&b) {
-        match json::compare(legacy.body, serverless.body, ignore, found) {
-            json::Walk::Done => return None,
-            json::Walk::OverBudget => return Some(Unknown::Budget),
-            // What only calls itself JSON is text.
-            json::Walk::NotJson => {}
-        }
-    }
-    if is_text(&a)
-        && is_text(&b)
-        && let (Ok(a), Ok(b)) = (std::str::from_utf8(legacy.body), std::str::from_utf8(serverless.body))
-    {
-        lines(a, b, found);
+    if legacy.body.is_empty() != serverless.body.is_empty() {
+        let kind = if serverless.body.is_empty() { Kind::Missing } else { Kind::Extra };
+        let shape = |body: &[u8]| {
+            if body.is_empty() { Value::absent() } else { Value::shaped(&format!("bytes({})", body.len())) }
+        };
+        found.push(Difference {
+            path: "body".into(),
+            kind,
+            legacy: shape(legacy.body),
+            serverless: shape(serverless.body),
+        });
         return None;
     }
-    bytes(legacy.body, serverless.body, found);
-    None
+    let budget = Budget::default();
+    let mut walker = Walker { rules, found, budget };
+    bodies(&mut walker, (a, legacy.body), (b, serverless.body), "", 0).err()
+}
+
+/// A difference of two names, unless the rules say it is none.
+fn named(path: &str, kind: Kind, a: &str, b: &str, rules: &Rules, found: &mut Vec<Difference>) {
+    let held = rules.at(path).map_or(Held::NotMeant, |typed| typed.holds(a, b));
+    if held != Held::Yes && !rules.ignores(path) {
+        found.push(Difference {
+            path: path.into(),
+            kind,
+            legacy: Value::named(a),
+            serverless: Value::named(b),
+        });
+    }
+}
+
+/// `prefix` is the path of a part; empty for a whole body.
+fn bodies(
+    walker: &mut Walker<'_>,
+    (a_type, a): (&str, &[u8]),
+    (b_type, b): (&str, &[u8]),
+    prefix: &str,
+    depth: usize,
+) -> Result<(), Unknown> {
+    if a == b {
+        return Ok(());
+    }
+    let format = Format::of(&bare(a_type));
+    // Where the types differ, that was said; what their bytes are is compared as text if both are some text.
+    let format = match (format, Format::of(&bare(b_type))) {
+        (one, other) if one == other => one,
+        (Format::Bytes, _) | (_, Format::Bytes) => Format::Bytes,
+        _ => Format::Text,
+    };
+    match format {
+        Format::Bytes => return bytes(walker, a, b, prefix),
+        Format::Form => {
+            let mut path = format!("{prefix}form");
+            return walker.walk(&form::urlencoded(a), &form::urlencoded(b), &mut path);
+        }
+        Format::Multipart if depth < NESTED_MAX => {
+            let parts = form::multipart(a_type, a).zip(form::multipart(b_type, b));
+            return match parts {
+                Some((one, other)) => multipart(walker, &one, &other, prefix, depth),
+                None => bytes(walker, a, b, prefix),
+            };
+        }
+        Format::Multipart | Format::Json | Format::Xml | Format::Html | Format::Text => {}
+    }
+    let (one, other) = (decode(a_type, a), decode(b_type, b));
+    if one.damaged || other.damaged {
+        return bytes(walker, a, b, prefix);
+    }
+    if one.charset != other.charset && !(one.text.is_ascii() && other.text.is_ascii()) {
+        let path =
+            if prefix.is_empty() { "header.content-type".to_owned() } else { format!("{prefix}charset") };
+        named(&path, Kind::Charset, one.charset, other.charset, walker.rules, walker.found);
+    }
+    documents(walker, format, &one, &other, prefix)
+}
+
+fn documents(
+    walker: &mut Walker<'_>,
+    format: Format,
+    a: &Decoded<'_>,
+    b: &Decoded<'_>,
+    prefix: &str,
+) -> Result<(), Unknown> {
+    let budget = &mut walker.budget;
+    let pair = match format {
+        Format::Json => json::read(&a.text, budget)?.zip(json::read(&b.text, budget)?),
+        Format::Xml => xml::read(&a.text, budget)?.zip(xml::read(&b.text, budget)?),
+        Format::Html => Some((html::read(&a.text, budget)?, html::read(&b.text, budget)?)),
+        Format::Form | Format::Multipart | Format::Text | Format::Bytes => None,
+    };
+    let Some((one, other)) = pair else {
+        // Text, or what only calls itself something else.
+        return lines(walker, &a.text, &b.text, prefix);
+    };
+    let root = match &one {
+        Node::Element(element) => format!("{prefix}/{}", element.name),
+        _ => format!("{prefix}$"),
+    };
+    walker.walk(&one, &other, &mut root.clone())
+}
+
+fn multipart(
+    walker: &mut Walker<'_>,
+    a: &[form::Part<'_>],
+    b: &[form::Part<'_>],
+    prefix: &str,
+    depth: usize,
+) -> Result<(), Unknown> {
+    let group = |parts: &[form::Part<'_>]| {
+        let mut names: BTreeMap<String, Vec<usize>> = BTreeMap::new();
+        for (at, part) in parts.iter().enumerate() {
+            names.entry(part.name.clone()).or_default().push(at);
+        }
+        names
+    };
+    let (left, right) = (group(a), group(b));
+    let none = Vec::new();
+    for name in left.keys().chain(right.keys().filter(|name| !left.contains_key(*name))) {
+        let path = format!("{prefix}part.{name}");
+        if walker.rules.ignores(&path) {
+            continue;
+        }
+        let (one, other) = (left.get(name).unwrap_or(&none), right.get(name).unwrap_or(&none));
+        for (x, y) in one.iter().zip(other) {
+            let (x, y) = (&a[*x], &b[*y]);
+            if bare(&x.media_type) != bare(&y.media_type) {
+                named(
+                    &format!("{path}.content-type"),
+                    Kind::MediaType,
+                    &x.media_type,
+                    &y.media_type,
+                    walker.rules,
+                    walker.found,
+                );
+            }
+            let file = |part: &form::Part<'_>| part.file_name.clone().unwrap_or_default();
+            if file(x) != file(y) {
+                named(
+                    &format!("{path}.filename"),
+                    Kind::Value,
+                    &file(x),
+                    &file(y),
+                    walker.rules,
+                    walker.found,
+                );
+            }
+            bodies(walker, (&x.media_type, x.body), (&y.media_type, y.body), &format!("{path}."), depth + 1)?;
+        }
+        if one.len() != other.len() && !walker.rules.is_optional(&path) {
+            let kind = if one.len() > other.len() { Kind::Missing } else { Kind::Extra };
+            let count = |parts: &[usize]| Value::shaped(&format!("list({})", parts.len()));
+            walker.found.push(Difference { path, kind, legacy: count(one), serverless: count(other) });
+        }
+    }
+    Ok(())
+}
+
+/// Lines by their longest common subsequence; ends of lines are not compared.
+fn lines(walker: &mut Walker<'_>, a: &str, b: &str, prefix: &str) -> Result<(), Unknown> {
+    let (left, right): (Vec<&str>, Vec<&str>) =
+        (a.lines().map(str::trim_end).collect(), b.lines().map(str::trim_end).collect());
+    walker.budget.spend(left.len() + right.len())?;
+    let prints = |lines: &[&str]| lines.iter().map(|line| xxh3_64(line.as_bytes())).collect::<Vec<u64>>();
+    for step in by_order(&prints(&left), &prints(&right))? {
+        let (path, kind, one, other) = match step {
+            Step::Same(..) => continue,
+            Step::Changed(x, y) => (x, Kind::Text, Some(left[x]), Some(right[y])),
+            Step::Legacy(x) => (x, Kind::Missing, Some(left[x]), None),
+            Step::Serverless(y) => (y, Kind::Extra, None, Some(right[y])),
+        };
+        let path = format!("{prefix}line {}", path + 1);
+        let held = walker
+            .rules
+            .at(&path)
+            .zip(one.zip(other))
+            .map_or(Held::NotMeant, |(typed, (a, b))| typed.holds(a, b));
+        let optional = kind != Kind::Text && walker.rules.is_optional(&path);
+        if held == Held::Yes
+            || optional
+            || walker.rules.ignores(&path)
+            || walker.found.len() >= DIFFERENCES_MAX
+        {
+            continue;
+        }
+        let kind = if held == Held::No { Kind::Shape } else { kind };
+        let value = |line: Option<&str>| line.map_or_else(Value::absent, Value::string);
+        walker.found.push(Difference { path, kind, legacy: value(one), serverless: value(other) });
+    }
+    Ok(())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "all kinds of bodies are compared alike")]
+fn bytes(walker: &mut Walker<'_>, a: &[u8], b: &[u8], prefix: &str) -> Result<(), Unknown> {
+    let shape = |bytes: &[u8]| Value::shaped(&format!("bytes({})", bytes.len()));
+    let (path, kind) = match a.iter().zip(b).position(|(a, b)| a != b) {
+        Some(at) => (format!("{prefix}byte {at}"), Kind::Bytes),
+        None => (format!("{prefix}length"), Kind::Length),
+    };
+    walker.found.push(Difference { path, kind, legacy: shape(a), serverless: shape(b) });
+    Ok(())
+}
+
+fn content_type(headers: &HeaderMap) -> &str {
+    headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default()
 }
 
 /// `application/json`, without parameters, in lower case.
-fn media_type(headers: &HeaderMap) -> String {
-    let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
-}
-
-fn is_json(media_type: &str) -> bool {
-    media_type == "application/json" || media_type.ends_with("+json")
-}
-
-fn is_text(media_type: &str) -> bool {
-    media_type.starts_with("text/")
-        || is_json(media_type)
-        || media_type == "application/xml"
-        || media_type.ends_with("+xml")
-}
-
-/// The first line that differs, and whether one text goes on; ends of lines are not compared.
-fn lines(a: &str, b: &str, found: &mut Vec<Difference>) {
-    let (mut left, mut right) = (a.lines(), b.lines());
-    for number in 1..=LINES_MAX {
-        match (left.next(), right.next()) {
-            (Some(a), Some(b)) if a.trim_end() == b.trim_end() => {}
-            (None, None) => return,
-            (a, b) => {
-                let shape = |line: Option<&str>| {
-                    line.map_or("absent".into(), |line| format!("text({})", line.chars().count()))
-                };
-                found.push(Difference {
-                    path: format!("line {number}"),
-                    kind: Kind::Text,
-                    legacy: shape(a),
-                    serverless: shape(b),
-                });
-                return;
-            }
-        }
-    }
-    found.push(Difference {
-        path: format!("line {LINES_MAX}"),
-        kind: Kind::Text,
-        legacy: "text".into(),
-        serverless: "text".into(),
-    });
-}
-
-fn bytes(a: &[u8], b: &[u8], found: &mut Vec<Difference>) {
-    let shape = |bytes: &[u8]| format!("bytes({})", bytes.len());
-    let (path, kind) = match a.iter().zip(b).position(|(a, b)| a != b) {
-        Some(at) => (format!("byte {at}"), Kind::Bytes),
-        None => ("length".to_owned(), Kind::Length),
-    };
-    found.push(Difference { path, kind, legacy: shape(a), serverless: shape(b) });
+fn bare(content_type: &str) -> String {
+    content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }

@@ -2,7 +2,9 @@
 //!
 //! Input: both sides' headers. Output: differences. Must not: compare what a server puts on for itself: dates, ids, its name.
 
-use super::{Difference, Ignore, Kind};
+use super::rules::Rules;
+use super::typed::Held;
+use super::{Difference, Kind, Value};
 use http::{HeaderMap, HeaderName, header};
 use std::collections::BTreeSet;
 
@@ -13,18 +15,21 @@ const PRESENCE: [HeaderName; 3] = [header::ETAG, header::LAST_MODIFIED, header::
 /// Compared as they are.
 const EXACT: [HeaderName; 3] = [header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION, header::RETRY_AFTER];
 
-pub fn compare(legacy: &HeaderMap, serverless: &HeaderMap, ignore: &Ignore, found: &mut Vec<Difference>) {
+pub fn compare(legacy: &HeaderMap, serverless: &HeaderMap, rules: &Rules, found: &mut Vec<Difference>) {
     let mut check = |name: &HeaderName, of: &dyn Fn(&HeaderMap) -> String| {
-        if ignore.header(name.as_str()) {
+        let path = format!("header.{name}");
+        if rules.ignores(&path) {
             return;
         }
         let (a, b) = (of(legacy), of(serverless));
-        if a != b {
-            let shape =
-                |text: &str| if text.is_empty() { "absent".into() } else { format!("text({})", text.len()) };
-            let path = format!("header.{name}");
-            found.push(Difference { path, kind: Kind::Header, legacy: shape(&a), serverless: shape(&b) });
+        if a == b || rules.at(&path).is_some_and(|typed| typed.holds(&a, &b) == Held::Yes) {
+            return;
         }
+        if (a.is_empty() || b.is_empty()) && rules.is_optional(&path) {
+            return;
+        }
+        let value = |text: &str| if text.is_empty() { Value::absent() } else { Value::string(text) };
+        found.push(Difference { path, kind: Kind::Header, legacy: value(&a), serverless: value(&b) });
     };
     for name in &LISTS {
         check(name, &|headers| {

@@ -1,14 +1,26 @@
 //! Two answers to one request -> the same, different and how, or not to be known.
 //!
-//! Input: status, headers and decoded bodies of both sides, and the paths a rule says to ignore. Output: `Verdict`. Must not:
+//! Input: status, headers and decoded bodies of both sides, and what the rules say of paths. Output: `Verdict`. Must not:
 //! decide whether a difference matters: that is a matter of evidence, and of people.
 
+pub mod shape;
+pub mod typed;
+pub mod rules;
+pub mod node;
 pub mod json;
+pub mod xml;
+pub mod html;
+pub mod form;
+pub mod charset;
+pub mod align;
+pub mod walk;
 pub mod headers;
 pub mod body;
 
 use http::HeaderMap;
+use rules::Rules;
 use std::fmt;
+use typed::Held;
 
 /// Differences that one comparison lists; more say nothing new.
 pub const DIFFERENCES_MAX: usize = 50;
@@ -35,12 +47,37 @@ pub enum Kind {
     Value,
     Order,
     NumberFormat,
+    /// A value that its rule does not cover.
+    Shape,
+    Charset,
+    Namespace,
+    /// White space in a value.
+    Space,
     Length,
     Text,
     Bytes,
 }
 
 impl Kind {
+    pub const ALL: [Kind; 16] = [
+        Kind::Status,
+        Kind::Header,
+        Kind::MediaType,
+        Kind::Missing,
+        Kind::Extra,
+        Kind::Type,
+        Kind::Value,
+        Kind::Order,
+        Kind::NumberFormat,
+        Kind::Shape,
+        Kind::Charset,
+        Kind::Namespace,
+        Kind::Space,
+        Kind::Length,
+        Kind::Text,
+        Kind::Bytes,
+    ];
+
     pub fn as_str(self) -> &'static str {
         match self {
             Kind::Status => "status",
@@ -52,6 +89,10 @@ impl Kind {
             Kind::Value => "value",
             Kind::Order => "order",
             Kind::NumberFormat => "number_format",
+            Kind::Shape => "shape",
+            Kind::Charset => "charset",
+            Kind::Namespace => "namespace",
+            Kind::Space => "space",
             Kind::Length => "length",
             Kind::Text => "text",
             Kind::Bytes => "bytes",
@@ -65,15 +106,46 @@ impl fmt::Display for Kind {
     }
 }
 
+/// A side's value where the sides differ.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Value {
+    /// `string(5)`, `number`, `absent`: what a log or a store may hold.
+    pub shape: String,
+    /// The value itself, if it is short: for learning and for asking, never for storing.
+    pub text: Option<Box<str>>,
+}
+
+/// Longer values are known by their shape.
+const TEXT_MAX: usize = 512;
+
+impl Value {
+    pub fn shaped(shape: &str) -> Value {
+        Value { shape: shape.into(), text: None }
+    }
+
+    pub fn absent() -> Value {
+        Value::shaped("absent")
+    }
+
+    pub fn string(text: &str) -> Value {
+        let short = (text.len() <= TEXT_MAX).then(|| text.into());
+        Value { shape: format!("string({})", text.chars().count()), text: short }
+    }
+
+    /// A name that says nothing of anybody: a status, a media type, a character set.
+    pub fn named(name: &str) -> Value {
+        Value { shape: if name.is_empty() { "absent".into() } else { name.into() }, text: Some(name.into()) }
+    }
+}
+
 /// One difference. Missing and extra are seen from legacy: what serverless lacks, what it adds.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
     /// `status`, `header.vary`, `$.items[].price`, `line 3`.
     pub path: String,
     pub kind: Kind,
-    /// The values' shapes, such as `string(5)`: what a log or a store may hold.
-    pub legacy: String,
-    pub serverless: String,
+    pub legacy: Value,
+    pub serverless: Value,
 }
 
 /// What came of one comparison.
@@ -116,62 +188,27 @@ impl Unknown {
     }
 }
 
-/// What a rule says to leave out: names of headers, and paths of JSON values.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Ignore {
-    /// Lower case.
-    headers: Vec<Box<str>>,
-    /// `$.items[].price`: exact, without positions.
-    paths: Vec<Box<str>>,
-}
-
-impl Ignore {
-    /// `header.date` or `json:$.traceId`.
-    pub fn parse(entries: &[String]) -> Result<Ignore, (usize, String)> {
-        let mut ignore = Ignore::default();
-        for (at, entry) in entries.iter().enumerate() {
-            match entry.split_once(['.', ':']) {
-                Some(("header", name)) if !name.is_empty() && entry.starts_with("header.") => {
-                    ignore.headers.push(name.to_ascii_lowercase().into());
-                }
-                Some(("json", path)) if path.starts_with('$') && entry.starts_with("json:") => {
-                    ignore.paths.push(path.into());
-                }
-                _ => {
-                    return Err((at, format!("`{entry}` names nothing that can be ignored")));
-                }
-            }
-        }
-        Ok(ignore)
-    }
-
-    pub fn header(&self, name: &str) -> bool {
-        self.headers.iter().any(|known| **known == *name)
-    }
-
-    pub fn path(&self, path: &str) -> bool {
-        self.paths.iter().any(|known| **known == *path)
-    }
-}
-
 /// Compares two answers to the same request.
-pub fn compare(legacy: &Answer<'_>, serverless: &Answer<'_>, ignore: &Ignore) -> Verdict {
+pub fn compare(legacy: &Answer<'_>, serverless: &Answer<'_>, rules: &Rules) -> Verdict {
     if legacy.status >= 500 && serverless.status >= 500 {
         return Verdict::Inconclusive(Unknown::BothFailed);
     }
     let mut found = Vec::new();
     if legacy.status != serverless.status {
-        found.push(Difference {
-            path: "status".into(),
-            kind: Kind::Status,
-            legacy: legacy.status.to_string(),
-            serverless: serverless.status.to_string(),
-        });
-        // The bodies of different statuses answer different questions.
-        return Verdict::Mismatch(found);
+        let (a, b) = (legacy.status.to_string(), serverless.status.to_string());
+        if !rules.at("status").is_some_and(|typed| typed.holds(&a, &b) == Held::Yes) {
+            let (legacy, serverless) = (Value::named(&a), Value::named(&b));
+            // The bodies of different statuses answer different questions.
+            return Verdict::Mismatch(vec![Difference {
+                path: "status".into(),
+                kind: Kind::Status,
+                legacy,
+                serverless,
+            }]);
+        }
     }
-    headers::compare(legacy.headers, serverless.headers, ignore, &mut found);
-    let unknown = body::compare(legacy, serverless, ignore, &mut found);
+    headers::compare(legacy.headers, serverless.headers, rules, &mut found);
+    let unknown = body::compare(legacy, serverless, rules, &mut found);
     found.truncate(DIFFERENCES_MAX);
     match (found.is_empty(), unknown) {
         (false, _) => Verdict::Mismatch(found),

@@ -4,17 +4,24 @@
 //! Must not: look at other routes; ties between routes are found in `overlap`.
 
 use super::Lowering;
-use crate::compare::Ignore;
-use crate::file::{self, Effects, StageWord};
+use crate::compare::rules::Rules;
+use crate::file::{self, Effects, ShadowPolicy, StageWord};
 use crate::ids::{SharePpm, Side};
 use crate::pattern::PathPattern;
 use crate::problem::{Place, Problem};
-use crate::table::{Action, Route, ShadowRule, Stage};
+use crate::read_back::ReadBack;
+use crate::table::{Action, Route, ShadowRule, Stage, Writes};
 use std::fmt;
+use std::time::Duration;
 
 /// Kept of a body for comparing, when the rule says nothing; and at most.
 const SHADOW_BODY_MAX: u64 = 256 << 10;
 const SHADOW_BODY_LIMIT: u64 = 4 << 20;
+/// Where a target says that it honours the marker of shadows, when the rule names no other path.
+const HANDSHAKE: &str = "/.well-known/banyan-shadow";
+const VERIFY_LAG: Duration = Duration::from_secs(1);
+/// 1 %: legacy does not feel it.
+const CONTROLS: SharePpm = SharePpm::ONE_PERCENT;
 
 impl Lowering {
     pub(super) fn route(&mut self, file: usize, position: usize, raw: &file::Route) {
@@ -198,7 +205,9 @@ impl Lowering {
             let all = ShadowRule {
                 sample: SharePpm::ALL,
                 max_body_bytes: SHADOW_BODY_MAX,
-                ignore: Ignore::default(),
+                rules: Rules::default(),
+                controls: CONTROLS,
+                writes: Writes::Off,
             };
             return (stage == Stage::Shadow).then(|| Box::new(all));
         };
@@ -220,19 +229,100 @@ impl Lowering {
                 "`policy`: off, sandbox or verify_after_write; or `effects: safe`",
             );
         }
-        let ignore = Ignore::parse(&shadow.ignore).unwrap_or_else(|(number, text)| {
-            let expected = "`header.NAME` or `json:$.path`, such as `json:$.items[].traceId`";
-            self.error("shadow_ignore", file, format_args!("{at}.shadow.ignore[{number}]"), text, expected);
-            Ignore::default()
-        });
+        let mut rules = Rules::default();
+        for (number, entry) in shadow.ignore.iter().enumerate() {
+            if let Err(text) = rules.ignore(entry) {
+                let expected = "`header.NAME` or `json:$.path`, such as `json:$.items[].traceId`";
+                self.error(
+                    "shadow_ignore",
+                    file,
+                    format_args!("{at}.shadow.ignore[{number}]"),
+                    text,
+                    expected,
+                );
+            }
+        }
+        for (path, rule) in shadow.rules.iter() {
+            if let Err(text) = rules.typed(path, rule) {
+                let expected =
+                    "a path as differences are shown, and a rule such as `uuid` or `timestamp(rfc3339, 5s)`";
+                self.error("shadow_rule", file, format_args!("{at}.shadow.rules.{path}"), text, expected);
+            }
+        }
+        let writes = self.writes(file, at, shadow);
         let sample = shadow.sample.map_or(SharePpm::ALL, |sample| sample.0);
         let max_body_bytes = shadow.max_body.map_or(SHADOW_BODY_MAX, |size| size.0);
         if max_body_bytes > SHADOW_BODY_LIMIT {
             let text = "bodies this large would fill the shadow's memory with a few requests";
             self.error("shadow_max_body", file, format_args!("{at}.shadow.max_body"), text, "4MiB or less");
         }
-        (mirrors && raw.legacy.is_some() && raw.serverless.is_some())
-            .then(|| Box::new(ShadowRule { sample, max_body_bytes, ignore }))
+        (mirrors && raw.legacy.is_some() && raw.serverless.is_some()).then(|| {
+            Box::new(ShadowRule {
+                sample,
+                max_body_bytes,
+                rules,
+                controls: shadow.controls.map_or(CONTROLS, |share| share.0),
+                writes,
+            })
+        })
+    }
+
+    fn writes(&mut self, file: usize, at: fmt::Arguments<'_>, shadow: &file::Shadow) -> Writes {
+        let mut wrong = |field: &str, text: String, expected: &str| {
+            self.error("shadow_writes", file, format_args!("{at}.shadow.{field}"), text, expected);
+        };
+        let policy = shadow.policy.unwrap_or(ShadowPolicy::Off);
+        if shadow.handshake.is_some() && policy != ShadowPolicy::Sandbox {
+            wrong(
+                "handshake",
+                "only targets of `policy: sandbox` prove themselves".into(),
+                "`policy: sandbox`",
+            );
+        }
+        if shadow.verify.is_some() && policy != ShadowPolicy::VerifyAfterWrite {
+            wrong(
+                "verify",
+                "nothing is read back without `policy: verify_after_write`".into(),
+                "`policy: verify_after_write`",
+            );
+        }
+        match policy {
+            ShadowPolicy::Off => Writes::Off,
+            ShadowPolicy::Sandbox => {
+                let handshake = shadow.handshake.as_deref().unwrap_or(HANDSHAKE);
+                if !handshake.starts_with('/') {
+                    wrong(
+                        "handshake",
+                        format!("`{handshake}` is not a path"),
+                        "such as `/.well-known/banyan-shadow`",
+                    );
+                }
+                Writes::Sandbox { handshake: handshake.into() }
+            }
+            ShadowPolicy::VerifyAfterWrite => {
+                match shadow.verify.as_ref().map(|it| (ReadBack::parse(&it.read), it.lag)) {
+                    Some((Ok(read), lag)) => {
+                        Writes::Verify { read, lag: lag.map_or(VERIFY_LAG, |lag| lag.0) }
+                    }
+                    Some((Err(text), _)) => {
+                        wrong(
+                            "verify.read",
+                            text,
+                            "a path such as `/orders/{id}`, `{location}` or `/orders/{json.id}`",
+                        );
+                        Writes::Off
+                    }
+                    None => {
+                        wrong(
+                            "policy",
+                            "`verify_after_write` does not say what to read".into(),
+                            "`verify: {read: /orders/{id}, lag: 1s}`",
+                        );
+                        Writes::Off
+                    }
+                }
+            }
+        }
     }
 
     fn ramp(&mut self, file: usize, at: fmt::Arguments<'_>, raw: &file::Route) {

@@ -1,0 +1,332 @@
+//! The shadow's own runtime: sends the copy, reads the answer, compares, and counts.
+//!
+//! Input: exchanges from the queue. Output: evidence and metrics. Must not: touch a worker, a backend's primary connections,
+//! or anything a client waits for; a failure here costs one exchange.
+
+pub mod send;
+pub mod control;
+pub mod judge;
+pub mod keep;
+
+use crate::context::Context;
+use crate::evidence::Finished;
+use crate::evidence::store::EvidenceStore;
+use crate::live::RouteRuntime;
+use crate::metrics::Metrics;
+use crate::shadow::queue::{Exchange, drop_exchange};
+use crate::shadow::tee::Budget;
+use crate::targets::backend::RunningBackend;
+use banyan_routes::compare::Verdict;
+use banyan_routes::evidence::Loss;
+use banyan_routes::ids::Side;
+use banyan_routes::read_back::ReadBack;
+use banyan_routes::table::{Route, ShadowRule, Writes};
+use bytes::Bytes;
+use control::Controls;
+use http::{Method, header};
+use judge::{Raw, judge};
+use pingora_error::{ErrorType, Result};
+use pingora_http::RequestHeader;
+use send::{Copy, Sender, Shadowed};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+use tokio::sync::Semaphore;
+use tokio::sync::mpsc::Receiver;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Copies under way at one time.
+const CONCURRENCY: usize = 64;
+/// Failures in a row after which a backend is left alone, and for how long.
+const BREAKER_FAILURES: u32 = 10;
+const BREAKER_OPEN: Duration = Duration::from_secs(5);
+
+#[derive(Default)]
+struct Breaker {
+    failures: u32,
+    open_until: Option<Instant>,
+}
+
+pub struct Mirror {
+    sender: Sender,
+    metrics: Arc<Metrics>,
+    store: Arc<EvidenceStore>,
+    breakers: Mutex<HashMap<Box<str>, Breaker>>,
+    controls: Mutex<HashMap<Box<str>, Controls>>,
+}
+
+impl Mirror {
+    pub fn new(budget: Arc<Budget>, metrics: Arc<Metrics>, store: Arc<EvidenceStore>) -> Mirror {
+        let sender = Sender::new(budget);
+        Mirror { sender, metrics, store, breakers: Mutex::default(), controls: Mutex::default() }
+    }
+
+    /// Runs until the queue is closed. Call on the shadow's own runtime.
+    pub async fn run(self: Arc<Mirror>, mut queue: Receiver<Exchange>) {
+        let permits = Arc::new(Semaphore::new(CONCURRENCY));
+        loop {
+            // The permit first: what waits, waits in the queue, where it is counted and bounded.
+            let Ok(permit) = permits.clone().acquire_owned().await else { return };
+            let Some(exchange) = queue.recv().await else { return };
+            let mirror = self.clone();
+            tokio::spawn(async move {
+                let (live, at) = (exchange.ask.live.clone(), exchange.ask.found.route);
+                let own = mirror.clone();
+                // A task of its own: a panic ends it, and is counted as the one exchange it has cost.
+                if tokio::spawn(async move { own.one(exchange).await }).await.is_err() {
+                    let (runtime, route) =
+                        (&live.serving.routes[at as usize], &live.serving.table.route(at).id);
+                    runtime.evidence().lose(Loss::Panic);
+                    mirror.metrics.shadow_dropped.with_label_values(&[&**route, Loss::Panic.as_str()]).inc();
+                }
+                drop(permit);
+            });
+        }
+    }
+
+    async fn one(&self, exchange: Exchange) {
+        let live = exchange.ask.live.clone();
+        let route = live.serving.table.route(exchange.ask.found.route);
+        let Some(rule) = &route.shadow else { return };
+        match (&rule.writes, exchange.capture.shadow) {
+            (Writes::Verify { read, lag }, None) => self.verify(&exchange, route, rule, read, *lag).await,
+            (_, Some(side)) => self.copy(&exchange, route, rule, side).await,
+            (Writes::Off | Writes::Sandbox { .. }, None) => {}
+        }
+    }
+
+    /// The copy and, now and then, legacy a second time.
+    async fn copy(&self, exchange: &Exchange, route: &Route, rule: &ShadowRule, side: Side) {
+        let capture = &exchange.capture;
+        let Some(backend) = backend(exchange, route, side) else { return };
+        if self.is_open(&backend) {
+            return drop_exchange(&self.metrics, exchange, Loss::Breaker);
+        }
+        let ask = &exchange.ask;
+        let again = || Copy {
+            head: ask.head.clone(),
+            http2: ask.http2,
+            body: capture.request.bytes(),
+            timeouts: Some(&route.policy.timeouts),
+            max: rule.max_body_bytes as usize,
+        };
+        let legacy = route.backend(Side::Legacy).map(|at| ask.live.serving.backends[at as usize].clone());
+        let safe = !matches!(&rule.writes, Writes::Sandbox { .. } if !banyan_routes::table::is_safe(&ask.head.method));
+        let control = legacy.filter(|_| safe && self.may_control(route, rule));
+        // Either may come first, so that being second is not what differs.
+        let control_first = rand::random_bool(0.5);
+        let mut earlier = None;
+        if let Some(legacy) = control.as_ref().filter(|_| control_first) {
+            earlier = self.sender.send(Context::shadow(ask, Side::Legacy), again(), legacy).await.ok();
+        }
+        let answered = self.send(route, Context::shadow(ask, side), again(), &backend).await;
+        let primary_body = capture.answer.bytes();
+        let primary = Raw {
+            status: capture.status,
+            headers: &capture.headers,
+            body: &primary_body,
+            truncated: capture.answer.truncated,
+        };
+        let shadow = answered.as_ref().map(raw);
+        let (legacy_answer, serverless_answer) = match side {
+            Side::Serverless => (Some(primary), shadow),
+            Side::Legacy => (shadow, Some(primary)),
+        };
+        fault_injection();
+        let verdict = judge(legacy_answer, serverless_answer, &rule.rules);
+        let took = answered.as_ref().map(|shadow| {
+            let (primary, shadow) = (capture.took.as_secs_f64(), shadow.took.as_secs_f64());
+            if side == Side::Serverless { (primary, shadow) } else { (shadow, primary) }
+        });
+        let cold = answered.as_ref().is_some_and(|it| it.cold) || capture.cold;
+        self.finish(exchange, route, &verdict, took, cold);
+        let Some(legacy) = control else { return };
+        let second = match control_first {
+            true => earlier,
+            false => self.sender.send(Context::shadow(ask, Side::Legacy), again(), &legacy).await.ok(),
+        };
+        let second = second.as_ref().map(raw);
+        // In the order in which they were asked.
+        let pair = match (side, control_first) {
+            (Side::Legacy, true) => (second, legacy_answer),
+            (Side::Serverless, _) | (Side::Legacy, false) => (legacy_answer, second),
+        };
+        let word = match pair {
+            (Some(first), Some(second)) => {
+                let verdict = judge(Some(first), Some(second), &rule.rules);
+                self.runtime(exchange).evidence().control(&verdict, SystemTime::now());
+                word(&verdict)
+            }
+            _ => "no_answer",
+        };
+        self.metrics.controls.with_label_values(&[&*route.id, word]).inc();
+    }
+
+    /// After a write that only one side has seen: the same read of both.
+    async fn verify(
+        &self,
+        exchange: &Exchange,
+        route: &Route,
+        rule: &ShadowRule,
+        read: &ReadBack,
+        lag: Duration,
+    ) {
+        let (ask, capture) = (&exchange.ask, &exchange.capture);
+        // A write that was refused has nothing to be seen.
+        if !(200..400).contains(&capture.status) {
+            return;
+        }
+        let pattern = route.matches.get(usize::from(ask.found.alternative)).map(|matcher| &matcher.path);
+        let target = String::from_utf8_lossy(ask.head.raw_path()).into_owned();
+        let path = target.split('?').next().unwrap_or_default();
+        let parameters: Vec<(String, String)> = pattern
+            .map(|pattern| pattern.parameters(path))
+            .unwrap_or_default()
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .collect();
+        let location = capture.headers.get(header::LOCATION).and_then(|it| it.to_str().ok());
+        let decoded = crate::decode::decoded(&capture.headers, &capture.answer.bytes()).unwrap_or_default();
+        let backends = backend(exchange, route, Side::Legacy).zip(backend(exchange, route, Side::Serverless));
+        let (Some(path), Some((legacy, serverless))) = (read.fill(&parameters, location, &decoded), backends)
+        else {
+            return drop_exchange(&self.metrics, exchange, Loss::Unsafe);
+        };
+        // What was written may take its time to be seen.
+        tokio::time::sleep(lag).await;
+        let get = || -> Result<Copy<'_>> {
+            let mut head = RequestHeader::build(Method::GET, path.as_bytes(), None)?;
+            for (name, value) in &ask.head.headers {
+                if ![header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING, header::EXPECT]
+                    .contains(name)
+                {
+                    head.append_header(name.clone(), value.clone())?;
+                }
+            }
+            let (timeouts, max) = (Some(&route.policy.timeouts), rule.max_body_bytes as usize);
+            Ok(Copy { head, http2: ask.http2, body: Bytes::new(), timeouts, max })
+        };
+        let mut answers = Vec::new();
+        for (side, backend) in [(Side::Legacy, &legacy), (Side::Serverless, &serverless)] {
+            let Ok(copy) = get() else { return };
+            answers.push(self.send(route, Context::read_back(ask, side), copy, backend).await);
+        }
+        let [one, other] = [0, 1].map(|at| answers[at].as_ref().map(raw));
+        let verdict = judge(one, other, &rule.rules);
+        self.finish(exchange, route, &verdict, None, false);
+    }
+
+    /// Sends, and counts what came of it.
+    async fn send(
+        &self,
+        route: &Route,
+        ctx: Context,
+        copy: Copy<'_>,
+        backend: &Arc<RunningBackend>,
+    ) -> Option<Shadowed> {
+        let sent = self.sender.send(ctx, copy, backend).await;
+        let word = match &sent {
+            Ok(_) => "answered",
+            Err(error)
+                if matches!(
+                    error.etype(),
+                    ErrorType::ReadTimedout | ErrorType::ConnectTimedout | ErrorType::WriteTimedout
+                ) =>
+            {
+                "timeout"
+            }
+            Err(_) => "failed",
+        };
+        self.settle(backend, sent.is_ok());
+        self.metrics.shadow.with_label_values(&[&*route.id, word]).inc();
+        sent.ok()
+    }
+
+    fn finish(
+        &self,
+        exchange: &Exchange,
+        route: &Route,
+        verdict: &Verdict,
+        took: Option<(f64, f64)>,
+        cold: bool,
+    ) {
+        let ask = &exchange.ask;
+        self.metrics.comparisons.with_label_values(&[&*route.id, word(verdict)]).inc();
+        let mut hash = Xxh3::new();
+        let target = String::from_utf8_lossy(ask.head.raw_path());
+        hash.update(ask.head.method.as_str().as_bytes());
+        hash.update(target.as_bytes());
+        hash.update(&exchange.capture.request.bytes());
+        let trace = ask.trace.id();
+        let finished = Finished {
+            verdict,
+            request: hash.digest(),
+            method: ask.head.method.as_str(),
+            target: &target,
+            trace_id: std::str::from_utf8(&trace).unwrap_or_default(),
+            took,
+            cold,
+        };
+        let (evidence, now) = (self.runtime(exchange).evidence(), SystemTime::now());
+        evidence.add(&finished, &self.store.redactor, now);
+        let (bound, coverage) = evidence.bounds(now);
+        self.metrics.parity_bound.with_label_values(&[&*route.id]).set(bound);
+        self.metrics.coverage.with_label_values(&[&*route.id]).set(coverage);
+    }
+
+    fn runtime<'a>(&self, exchange: &'a Exchange) -> &'a RouteRuntime {
+        &exchange.ask.live.serving.routes[exchange.ask.found.route as usize]
+    }
+
+    fn may_control(&self, route: &Route, rule: &ShadowRule) -> bool {
+        let mut all = self.controls.lock().unwrap_or_else(PoisonError::into_inner);
+        all.entry(route.id.clone()).or_default().take(rule.controls, Instant::now())
+    }
+
+    fn is_open(&self, backend: &RunningBackend) -> bool {
+        let breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let open = breakers.get(&backend.definition.id).and_then(|breaker| breaker.open_until);
+        open.is_some_and(|until| Instant::now() < until)
+    }
+
+    fn settle(&self, backend: &RunningBackend, answered: bool) {
+        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
+        let breaker = breakers.entry(backend.definition.id.clone()).or_default();
+        if answered {
+            *breaker = Breaker::default();
+            return;
+        }
+        breaker.failures += 1;
+        if breaker.failures >= BREAKER_FAILURES {
+            breaker.open_until = Some(Instant::now() + BREAKER_OPEN);
+        }
+    }
+}
+
+fn backend(exchange: &Exchange, route: &Route, side: Side) -> Option<Arc<RunningBackend>> {
+    route.backend(side).map(|at| exchange.ask.live.serving.backends[at as usize].clone())
+}
+
+fn raw(shadow: &Shadowed) -> Raw<'_> {
+    Raw { status: shadow.status, headers: &shadow.headers, body: &shadow.body, truncated: shadow.truncated }
+}
+
+fn word(verdict: &Verdict) -> &'static str {
+    match verdict {
+        Verdict::Match => "match",
+        Verdict::Mismatch(_) => "mismatch",
+        Verdict::Inconclusive(unknown) => unknown.as_str(),
+    }
+}
+
+/// Lets the tests of isolation see a comparator fail; not in release builds.
+#[cfg(debug_assertions)]
+#[expect(clippy::panic, reason = "this is the fault")]
+fn fault_injection() {
+    if std::env::var_os("BANYAN_FAULT_COMPARATOR").is_some() {
+        panic!("a fault was asked for");
+    }
+}
+
+#[cfg(not(debug_assertions))]
+fn fault_injection() {}

@@ -1,0 +1,221 @@
+//! One copy of a request, sent to a backend, and what it answered.
+//!
+//! Input: the request as the client sent it, and a backend. Output: status, headers and a bounded body. Must not: use a
+//! connection, a retry or a byte that belongs to primary traffic.
+
+use crate::client::exchange::{Answer as Answering, Client};
+use crate::context::{Context, Sent};
+use crate::hooks::invoke::payload;
+use crate::hooks::rewrite;
+use crate::hooks::whole::plain_head;
+use crate::lambda::answer::{Head, answer};
+use crate::lambda::fault;
+use crate::lambda::report::Report;
+use crate::lambda::stream::{Decoder, Piece};
+use crate::shadow::tee::{Budget, Tee};
+use crate::targets::backend::RunningBackend;
+use crate::targets::function::RunningFunction;
+use banyan_routes::table::Timeouts;
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, header};
+use pingora_core::upstreams::peer::HttpPeer;
+use pingora_error::{Error, ErrorType, Result};
+use pingora_http::RequestHeader;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+/// A shadow that takes longer says enough by that.
+pub const DEADLINE: Duration = Duration::from_secs(10);
+/// Connections of its own that may rest.
+const POOL: usize = 256;
+
+/// What a copy was answered.
+pub struct Shadowed {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub truncated: bool,
+    /// To the head.
+    pub took: Duration,
+    /// The function had to start first.
+    pub cold: bool,
+}
+
+impl Shadowed {
+    fn bare(status: u16, truncated: bool) -> Shadowed {
+        let (headers, body) = (HeaderMap::new(), Bytes::new());
+        Shadowed { status, headers, body, truncated, took: Duration::ZERO, cold: false }
+    }
+}
+
+/// A request to be sent once more.
+pub struct Copy<'a> {
+    pub head: RequestHeader,
+    pub http2: bool,
+    pub body: Bytes,
+    pub timeouts: Option<&'a Timeouts>,
+    /// Kept of the answer.
+    pub max: usize,
+}
+
+/// With connections and memory of its own.
+pub struct Sender {
+    client: Client,
+    budget: Arc<Budget>,
+}
+
+impl Sender {
+    pub fn new(budget: Arc<Budget>) -> Sender {
+        Sender { client: Client::new(POOL), budget }
+    }
+
+    /// Within `DEADLINE`. `ctx` says for which route, and as what it is sent.
+    pub async fn send(
+        &self,
+        ctx: Context,
+        copy: Copy<'_>,
+        backend: &Arc<RunningBackend>,
+    ) -> Result<Shadowed> {
+        match tokio::time::timeout(DEADLINE, self.exchange(ctx, copy, backend)).await {
+            Ok(result) => result,
+            Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the shadow's deadline"),
+        }
+    }
+
+    async fn exchange(
+        &self,
+        mut ctx: Context,
+        copy: Copy<'_>,
+        backend: &Arc<RunningBackend>,
+    ) -> Result<Shadowed> {
+        let endpoint = backend.pick(None).ok_or_else(|| Error::new(ErrorType::ConnectError))?;
+        let mut peer = endpoint.peer.clone();
+        let (connect, first_byte) = copy.timeouts.map_or((None, None), |it| (it.connect, it.first_byte));
+        peer.options.connection_timeout = connect.or(Some(DEADLINE));
+        peer.options.total_connection_timeout = peer.options.connection_timeout;
+        peer.options.read_timeout = Some(first_byte.map_or(DEADLINE, |it| it.min(DEADLINE)));
+        peer.options.write_timeout = Some(DEADLINE);
+        let at = Instant::now();
+        ctx.sent = Some(Sent { backend: backend.clone(), endpoint, at });
+        let mut original = copy.head;
+        // Conditions and ranges ask for less than the answer that is to be compared.
+        for name in CONDITIONS {
+            original.remove_header(&name);
+        }
+        match &backend.function {
+            Some(function) => {
+                let event = payload(&original, copy.http2, &ctx, backend, function, &copy.body)?;
+                let called = self.invoke(function, &ctx, peer, event, copy.max).await?;
+                Ok(Shadowed { took: at.elapsed(), ..called })
+            }
+            None => {
+                let mut head = plain_head(&original, copy.body.len())?;
+                rewrite::run(&mut head, &mut ctx, &copy.body)?;
+                let answer = self.client.send(peer, head, copy.body).await.map_err(|failed| failed.error)?;
+                let took = at.elapsed();
+                let (status, headers) = (answer.head.status.as_u16(), answer.head.headers.clone());
+                let (body, truncated) = self.read(answer, copy.max).await?;
+                Ok(Shadowed { status, headers, body, truncated, took, cold: false })
+            }
+        }
+    }
+
+    /// Up to `max` bytes, and up to what all copies may keep together; a longer answer is not read on.
+    async fn read(&self, mut answer: Answering, max: usize) -> Result<(Bytes, bool)> {
+        let mut kept = Tee::new(max, &self.budget);
+        while let Some(chunk) = answer.chunk().await? {
+            kept.add(&chunk);
+            if kept.truncated || kept.starved {
+                answer.abandon().await;
+                return Ok((kept.bytes(), true));
+            }
+        }
+        answer.release(&self.client).await;
+        Ok((kept.bytes(), false))
+    }
+
+    async fn invoke(
+        &self,
+        function: &RunningFunction,
+        ctx: &Context,
+        peer: HttpPeer,
+        event: Vec<u8>,
+        max: usize,
+    ) -> Result<Shadowed> {
+        let failed = |text: &str| Error::explain(ErrorType::InternalError, text.to_owned());
+        let now = SystemTime::now();
+        let credentials = function.credentials.get(now).ok_or_else(|| failed("credentials"))?;
+        let authority = ctx.sent.as_ref().map_or("", |sent| &sent.endpoint.authority);
+        let head =
+            function.request(authority, &event, None, &credentials, now).map_err(|text| failed(&text))?;
+        let answered =
+            self.client.send(peer, head, Bytes::from(event)).await.map_err(|failed| failed.error)?;
+        let ok =
+            answered.head.status.is_success() && !answered.head.headers.contains_key("x-amz-function-error");
+        let (status, named) =
+            (answered.head.status.as_u16(), answered.head.headers.get("x-amzn-errortype").cloned());
+        let report =
+            answered.head.headers.get("x-amz-log-result").and_then(|log| Report::read(log.as_bytes()));
+        let cold = report.is_some_and(|report| report.init.is_some());
+        // Base64 and JSON around the body take half as much again.
+        let (payload, cut) = self.read(answered, max + max / 2 + 4096).await?;
+        if !ok {
+            let named = named.as_ref().and_then(|named| named.to_str().ok());
+            let fault = if status == 200 {
+                fault::function_error(&payload)
+            } else {
+                fault::refusal(status, named, &payload)
+            };
+            return Ok(Shadowed::bare(fault.fault.status, false));
+        }
+        let malformed = || Shadowed::bare(502, false);
+        let answered = if function.target.stream {
+            streamed(&payload, cut, max).unwrap_or_else(malformed)
+        } else if cut {
+            // Its status stands at the payload's end as often as at its start.
+            Shadowed::bare(200, true)
+        } else {
+            answer(function.target.format, &payload)
+                .map_or_else(|_| malformed(), |it| shadowed(it.head, it.body, false))
+        };
+        Ok(Shadowed { cold, ..answered })
+    }
+}
+
+const CONDITIONS: [http::HeaderName; 6] = [
+    header::IF_MATCH,
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+];
+
+fn shadowed(head: Head, body: Bytes, truncated: bool) -> Shadowed {
+    let mut headers = HeaderMap::new();
+    for (name, value) in head.headers {
+        headers.append(name, value);
+    }
+    Shadowed { headers, body, ..Shadowed::bare(head.status, truncated) }
+}
+
+/// A stream read to its end, or to what is kept of it.
+fn streamed(frames: &[u8], cut: bool, max: usize) -> Option<Shadowed> {
+    let (mut decoder, mut pieces) = (Decoder::default(), Vec::new());
+    decoder.feed(frames, &mut pieces).ok()?;
+    let (mut head, mut body, mut complete) = (None, BytesMut::new(), false);
+    for piece in pieces {
+        match piece {
+            Piece::Head(it) => head = Some(it),
+            Piece::Body(chunk) => body.extend_from_slice(&chunk),
+            Piece::Whole(payload) => {
+                let it = answer(banyan_routes::backend::EventFormat::V2, &payload).ok()?;
+                return Some(shadowed(it.head, it.body, false));
+            }
+            Piece::Failed { .. } => return None,
+            Piece::End { .. } => complete = true,
+        }
+    }
+    let truncated = cut || !complete || body.len() > max;
+    Some(shadowed(head?, body.freeze(), truncated))
+}

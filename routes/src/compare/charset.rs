@@ -1,0 +1,55 @@
+//! Bytes -> text: which character set, and the text in it. WHATWG Encoding.
+//!
+//! Input: a body and its media type. Output: text, and the name of the set. Must not: guess where something says it: a byte order
+//! mark, then the header, then the document's own declaration.
+
+use super::form::parameter;
+use encoding_rs::{Encoding, UTF_8};
+use std::borrow::Cow;
+
+/// Bytes in which a document declares its own set.
+const DECLARATION_MAX: usize = 1_024;
+
+pub struct Decoded<'a> {
+    pub text: Cow<'a, str>,
+    /// `UTF-8`, `EUC-KR`; of pure ASCII any name would do.
+    pub charset: &'static str,
+    /// Some bytes mean nothing in this set.
+    pub damaged: bool,
+}
+
+pub fn decode<'a>(content_type: &str, body: &'a [u8]) -> Decoded<'a> {
+    let encoding = Encoding::for_bom(body)
+        .map(|(encoding, _)| encoding)
+        .or_else(|| Encoding::for_label(parameter(content_type, "charset")?.as_bytes()))
+        .or_else(|| declared(body))
+        .unwrap_or_else(|| guessed(body));
+    let (text, used, damaged) = encoding.decode(body);
+    Decoded { text, charset: used.name(), damaged }
+}
+
+/// `<?xml encoding="euc-kr"?>`, `<meta charset="euc-kr">`, `<meta ... content="text/html; charset=euc-kr">`.
+fn declared(body: &[u8]) -> Option<&'static Encoding> {
+    let start = String::from_utf8_lossy(&body[..body.len().min(DECLARATION_MAX)]).to_ascii_lowercase();
+    let label = |after: &str| -> Option<String> {
+        let rest = &start[start.find(after)? + after.len()..];
+        let name = rest.trim_start_matches(['=', ' ', '"', '\'']);
+        Some(
+            name.chars()
+                .take_while(|it| it.is_ascii_alphanumeric() || matches!(it, '-' | '_' | ':'))
+                .collect(),
+        )
+    };
+    let name = if start.starts_with("<?xml") { label("encoding") } else { None };
+    let name = name.or_else(|| start.contains("<meta").then(|| label("charset")).flatten());
+    Encoding::for_label(name?.as_bytes())
+}
+
+fn guessed(body: &[u8]) -> &'static Encoding {
+    if std::str::from_utf8(body).is_ok() {
+        return UTF_8;
+    }
+    let mut detector = chardetng::EncodingDetector::new(chardetng::Iso2022JpDetection::Allow);
+    detector.feed(body, true);
+    detector.guess(None, chardetng::Utf8Detection::Allow)
+}

@@ -1,0 +1,89 @@
+//! What a route says about comparing: what to leave out, and which values may differ in which way.
+//!
+//! Input: `ignore` and `rules` of a route's shadow. Output: `Rules`, asked by path. Must not: match a part of a path: paths are
+//! exact, and lists stand in them without positions.
+
+use super::typed::Typed;
+use std::collections::HashMap;
+
+/// Compiled once, asked per value.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rules {
+    /// `$.items[].price`, `/Envelope/Body/id`, `header.vary`, `status`.
+    paths: HashMap<Box<str>, Rule>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Rule {
+    Ignore,
+    Typed(Typed),
+}
+
+/// How `ignore` names a path of each kind of document.
+const KINDS: [(&str, &str); 6] = [
+    ("json:", "$"),
+    ("xml:", "/"),
+    ("html:", "/"),
+    ("form:", "form."),
+    ("part:", "part."),
+    ("text:", "line "),
+];
+
+impl Rules {
+    /// Leaves out what `header.date`, `json:$.traceId` or `xml:/Envelope/Header` names. `Err`: what is wrong.
+    pub fn ignore(&mut self, entry: &str) -> Result<(), String> {
+        let path = KINDS.into_iter().find_map(|(kind, start)| {
+            let rest = entry.strip_prefix(kind)?;
+            match kind {
+                "form:" | "part:" | "text:" => (!rest.is_empty()).then(|| format!("{start}{rest}")),
+                _ => rest.starts_with(start).then(|| rest.to_owned()),
+            }
+        });
+        let header = entry.strip_prefix("header.").filter(|name| !name.is_empty());
+        let path = header.map(|name| format!("header.{}", name.to_ascii_lowercase())).or(path);
+        let path = path.ok_or_else(|| format!("`{entry}` names nothing that can be ignored"))?;
+        self.paths.insert(path.into(), Rule::Ignore);
+        Ok(())
+    }
+
+    /// Holds what is at `path`, written as differences are shown, to a shape. `Err`: what is wrong.
+    pub fn typed(&mut self, path: &str, rule: &str) -> Result<(), String> {
+        let typed = Typed::parse(rule)?;
+        let known = path == "status"
+            || ["$", "/", "header.", "form.", "part.", "line "].iter().any(|start| path.starts_with(start));
+        if !known {
+            return Err(format!(
+                "`{path}` is no path of a value; expected one as `$.items[].id`, `/Envelope/Body/id`, `header.location`, `form.token` or `status`"
+            ));
+        }
+        self.add(path, typed);
+        Ok(())
+    }
+
+    pub fn add(&mut self, path: &str, typed: Typed) {
+        self.paths.insert(path.into(), Rule::Typed(typed));
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.paths.is_empty()
+    }
+
+    pub fn ignores(&self, path: &str) -> bool {
+        matches!(self.paths.get(path), Some(Rule::Ignore))
+    }
+
+    pub fn at(&self, path: &str) -> Option<&Typed> {
+        match self.paths.get(path)? {
+            Rule::Typed(typed) => Some(typed),
+            Rule::Ignore => None,
+        }
+    }
+
+    pub fn is_optional(&self, path: &str) -> bool {
+        self.ignores(path) || matches!(self.at(path), Some(Typed::Optional))
+    }
+
+    pub fn is_unordered(&self, path: &str) -> bool {
+        matches!(self.at(path), Some(Typed::Unordered))
+    }
+}

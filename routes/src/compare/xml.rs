@@ -1,0 +1,82 @@
+//! XML -> `Node`: the infoset that applications see. XML 1.0, Namespaces in XML, SOAP 1.1 section 5 (multiRef).
+//!
+//! Input: decoded text. Output: elements with resolved names; prefixes, comments, declarations and space between elements are
+//! gone. Must not: resolve external entities, or read a document type: what brings one is compared as text.
+
+use super::Unknown;
+use super::node::{Budget, DEPTH_MAX, Element, Node};
+use roxmltree::{Document, Node as Xml, ParsingOptions};
+use std::collections::BTreeMap;
+
+/// `Ok(None)`: not XML, or with a document type.
+pub fn read(text: &str, budget: &mut Budget) -> Result<Option<Node>, Unknown> {
+    let options = ParsingOptions {
+        allow_dtd: false,
+        nodes_limit: super::node::NODES_MAX as u32,
+        ..ParsingOptions::default()
+    };
+    let document = match Document::parse_with_options(text, options) {
+        Ok(document) => document,
+        Err(roxmltree::Error::NodesLimitReached) => return Err(Unknown::Budget),
+        Err(_) => return Ok(None),
+    };
+    let targets: BTreeMap<&str, Xml<'_, '_>> = document
+        .descendants()
+        .filter(|node| node.tag_name().name() == "multiRef")
+        .filter_map(|node| Some((node.attribute("id")?, node)))
+        .collect();
+    element(document.root_element(), &targets, 0, budget).map(Some)
+}
+
+fn element(
+    node: Xml<'_, '_>,
+    targets: &BTreeMap<&str, Xml<'_, '_>>,
+    depth: usize,
+    budget: &mut Budget,
+) -> Result<Node, Unknown> {
+    if depth > DEPTH_MAX {
+        return Err(Unknown::Budget);
+    }
+    budget.spend(1 + node.attributes().len())?;
+    // A reference stands for what it points to; the target itself, at the end of the body, is then nobody's child.
+    let href = node.attribute("href").and_then(|href| href.strip_prefix('#')).and_then(|id| targets.get(id));
+    let source = href.copied().unwrap_or(node);
+    let attributes = source
+        .attributes()
+        .filter(|it| !(href.is_some() && matches!(it.name(), "id" | "root" | "encodingStyle")))
+        .map(|it| {
+            let name = match it.namespace() {
+                Some(namespace) => format!("{{{namespace}}}{}", it.name()),
+                None => it.name().to_owned(),
+            };
+            (name.into(), it.value().into())
+        })
+        .collect();
+    let has_elements = source.children().any(|child| child.is_element());
+    let mut children: Vec<Node> = Vec::new();
+    for child in source.children() {
+        if child.is_element() {
+            if !(child.tag_name().name() == "multiRef" && child.attribute("id").is_some()) {
+                children.push(element(child, targets, depth + 1, budget)?);
+            }
+        } else if let Some(text) = child.text().filter(|_| child.is_text()) {
+            match children.last_mut() {
+                // A comment or a CDATA section in the middle does not make two texts.
+                Some(Node::Text(before)) => *before = format!("{before}{text}").into(),
+                _ => children.push(Node::Text(text.into())),
+            }
+        }
+    }
+    if has_elements {
+        children.retain_mut(|child| match child {
+            Node::Text(text) => {
+                *text = text.split_whitespace().collect::<Vec<_>>().join(" ").into();
+                !text.is_empty()
+            }
+            _ => true,
+        });
+    }
+    let name = node.tag_name();
+    let namespace = name.namespace().unwrap_or_default().into();
+    Ok(Node::Element(Box::new(Element { namespace, name: name.name().into(), attributes, children })))
+}
