@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what builds and tests need beyond rustup's cargo. As root through apt; otherwise it says what is missing.
 #   scripts/deps.sh build    cmake and a C compiler
-#   scripts/deps.sh test     and nginx, curl, openssl, h2load, wrk, promtool, Node.js, a Python environment with the emulators of AWS
+#   scripts/deps.sh test     and nginx, curl, openssl, h2load, wrk, promtool, Node.js, Chromium, a Python environment with the emulators of AWS
 #   scripts/deps.sh bench    and HAProxy, Envoy, valgrind
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -10,7 +10,7 @@ what=${1:-build}
 # command -> Debian package
 need=(cmake:cmake cc:build-essential make:build-essential)
 if [ "$what" != build ]; then
-  need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3 unshare:util-linux pgrep:procps node:nodejs npm:npm)
+  need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus python3:python3 unshare:util-linux pgrep:procps node:nodejs npm:npm chromium:chromium)
 fi
 if [ "$what" = bench ]; then
   need+=(haproxy:haproxy valgrind:valgrind)
@@ -51,9 +51,11 @@ fi
 
 # The lock names versions and hashes; nothing is run at installation.
 if [ "$what" != build ]; then
-  cd tests/offline
-  if [ ! -e node_modules/.package-lock.json ] || [ package-lock.json -nt node_modules/.package-lock.json ]; then
-    npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
-    touch node_modules/.package-lock.json
-  fi
+  for folder in tests/offline tests/browser; do
+    lock=$folder/node_modules/.package-lock.json
+    if [ ! -e "$lock" ] || [ $folder/package-lock.json -nt "$lock" ]; then
+      (cd $folder && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)
+      touch "$lock"
+    fi
+  done
 fi

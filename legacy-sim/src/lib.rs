@@ -3,7 +3,7 @@
 //! ```text
 //! HTTP -> monolith  \
 //!                    >- store (one database, as after a real first migration step)
-//! HTTP -> function_url -> event (API Gateway v2) -> functions/{catalog, booking, payment, loyalty}
+//! HTTP -> function_url -> event (API Gateway v2) -> functions/{catalog, booking, payment, loyalty, fares, pages}
 //! ```
 //!
 //! Without the feature `server` only the functions are left: what `deploy/functions` builds for Lambda has no HTTP server in it.
@@ -11,14 +11,12 @@
 //! Modules stand in reading order, and a file uses only files above it. For tests and the demo; nothing here is production.
 
 pub mod store;
+pub mod pages;
+pub mod soap;
 #[cfg(feature = "server")]
 pub mod faults;
 #[cfg(feature = "server")]
 pub mod reply;
-#[cfg(feature = "server")]
-pub mod pages;
-#[cfg(feature = "server")]
-pub mod soap;
 #[cfg(feature = "server")]
 pub mod monolith;
 pub mod event;

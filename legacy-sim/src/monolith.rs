@@ -52,7 +52,7 @@ impl Monolith {
             ["healthz"] => reply(200, "text/plain", "ok\n"),
             ["flights"] if get => {
                 let found = self.store.search(request.query("from"), request.query("to"));
-                reply(200, "text/html; charset=utf-8", pages::flights(&found))
+                reply(200, "text/html; charset=utf-8", pages::flights("Flights", &found))
             }
             ["api", "flights"] if get => {
                 let found = self.store.search(request.query("from"), request.query("to"));
@@ -79,8 +79,15 @@ impl Monolith {
                 let points = self.store.points(member);
                 json(200, &json!({ "member": member, "points": points, "tier": tier(points) }))
             }
-            ["soap", "fares"] if post => soap::handle(&self.store, &request.body),
-            ["kr", "notice"] if get => reply(200, "text/html; charset=euc-kr", pages::korean_notice()),
+            ["soap", "fares"] if post => {
+                let price =
+                    |flight: &Flight| format!("{}.{:02}", flight.price_cents / 100, flight.price_cents % 100);
+                let (status, envelope) = soap::answer(&self.store, &request.body, price);
+                reply(status, soap::TYPE, envelope)
+            }
+            ["kr", "notice"] if get => {
+                reply(200, "text/html; charset=euc-kr", pages::korean_notice("euc-kr"))
+            }
             ["upload"] if post || request.method == Method::PUT => {
                 json(201, &json!({ "bytes": request.body_bytes }))
             }

@@ -2,7 +2,7 @@
 //!
 //! Input: values of the store. Output: bytes. Must not: take anything from a request unescaped.
 
-use crate::store::{Flight, clock};
+use crate::store::{Flight, clock, wall_clock};
 
 pub fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
@@ -24,7 +24,7 @@ pub fn home(user: Option<&str>) -> String {
     )
 }
 
-pub fn flights(flights: &[&Flight]) -> String {
+pub fn flights(title: &str, flights: &[&Flight]) -> String {
     let row = |flight: &&Flight| {
         let price = format!("{}.{:02}", flight.price_cents / 100, flight.price_cents % 100);
         format!(
@@ -35,11 +35,15 @@ pub fn flights(flights: &[&Flight]) -> String {
             clock(flight.departs)
         )
     };
-    page("Flights", &format!("<table>\n{}</table>", flights.iter().map(row).collect::<String>()))
+    let rows = flights.iter().map(row).collect::<String>();
+    page(title, &format!("<table>\n{rows}</table>\n<footer>Generated at {}</footer>", wall_clock()))
 }
 
-/// "Notice: check-in closes 60 minutes before departure", in EUC-KR.
-pub fn korean_notice() -> Vec<u8> {
-    let text = "<!doctype html>\n<html lang=\"ko\"><head><meta charset=\"euc-kr\"><title>공지</title></head>\n<body><h1>공지</h1><p>탑승 수속은 출발 60분 전에 마감됩니다.</p></body></html>\n";
-    encoding_rs::EUC_KR.encode(text).0.into_owned()
+/// "Notice: check-in closes 60 minutes before departure", in EUC-KR or what else a side writes.
+pub fn korean_notice(charset: &str) -> Vec<u8> {
+    let text = format!(
+        "<!doctype html>\n<html lang=\"ko\"><head><meta charset=\"{charset}\"><title>공지</title></head>\n<body><h1>공지</h1><p>탑승 수속은 출발 60분 전에 마감됩니다.</p></body></html>\n"
+    );
+    let encoding = encoding_rs::Encoding::for_label(charset.as_bytes()).unwrap_or(encoding_rs::UTF_8);
+    encoding.encode(&text).0.into_owned()
 }

@@ -3,26 +3,25 @@
 //! Input: an envelope. Output: an envelope, or a fault with status 500 as SOAP 1.1 section 6.2 wants it. Must not: resolve
 //! entities.
 
-use crate::reply::{Reply, reply};
-use crate::store::Store;
+use crate::store::{Flight, Store, fresh_id};
 use quick_xml::Reader;
 use quick_xml::events::Event;
 
-const TYPE: &str = "text/xml; charset=utf-8";
+pub const TYPE: &str = "text/xml; charset=utf-8";
 
-pub fn handle(store: &Store, body: &[u8]) -> Reply {
+/// Status and envelope; `fare` is how this side writes what a flight costs.
+pub fn answer(store: &Store, body: &[u8], fare: impl Fn(&Flight) -> String) -> (u16, String) {
     match flight_number(body).and_then(|id| store.flight(&id)) {
         Some(flight) => {
-            let price = format!("{}.{:02}", flight.price_cents / 100, flight.price_cents % 100);
             let inner = format!(
-                "<f:GetFareQuoteResponse xmlns:f=\"urn:banyan-air:fares\"><f:Flight>{}</f:Flight><f:Fare currency=\"EUR\">{price}</f:Fare></f:GetFareQuoteResponse>",
-                flight.id
+                "<f:GetFareQuoteResponse xmlns:f=\"urn:banyan-air:fares\"><f:Flight>{}</f:Flight><f:Fare currency=\"EUR\">{}</f:Fare></f:GetFareQuoteResponse>",
+                flight.id,
+                fare(flight)
             );
-            reply(200, TYPE, envelope(&inner))
+            (200, envelope(&inner))
         }
-        None => reply(
+        None => (
             500,
-            TYPE,
             envelope(
                 "<soap:Fault><faultcode>soap:Client</faultcode><faultstring>unknown flight</faultstring></soap:Fault>",
             ),
@@ -32,7 +31,8 @@ pub fn handle(store: &Store, body: &[u8]) -> Reply {
 
 fn envelope(inner: &str) -> String {
     format!(
-        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"http://schemas.xmlsoap.org/soap/envelope/\"><soap:Body>{inner}</soap:Body></soap:Envelope>\n"
+        "<?xml version=\"1.0\" encoding=\"utf-8\"?>\n<soap:Envelope xmlns:soap=\"http://schemas.xmlsoap.org/soap/envelope/\"><soap:Header><m:MessageID xmlns:m=\"urn:banyan-air:trace\">{}</m:MessageID></soap:Header><soap:Body>{inner}</soap:Body></soap:Envelope>\n",
+        fresh_id()
     )
 }
 

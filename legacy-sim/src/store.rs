@@ -4,10 +4,30 @@
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Writes the ledger keeps; older ones are counted only.
 const LEDGER_MAX: usize = 10_000;
+
+/// An id that is never the same: version 4 in form, by a counter and the clock in fact.
+pub fn fresh_id() -> String {
+    static NEXT: AtomicU64 = AtomicU64::new(0);
+    let nanos = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64);
+    let mix = |seed: u64| {
+        seed.wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29).wrapping_mul(0xbf58_476d_1ce4_e5b9)
+    };
+    let (a, b) = (mix(nanos), mix(nanos ^ NEXT.fetch_add(1, Ordering::Relaxed).wrapping_add(1)));
+    let (d, e) = (a & 0xfff, b & 0xffff_ffff_ffff);
+    format!("{:08x}-{:04x}-4{d:03x}-a{:03x}-{e:012x}", a >> 32, (a >> 16) & 0xffff, b >> 52)
+}
+
+/// `12:03:59`, in UTC.
+pub fn wall_clock() -> String {
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) % 86_400;
+    format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+}
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Flight {

@@ -4,7 +4,7 @@
 
 use crate::admin_client::AdminClient;
 use crate::commands::check::CheckOutput;
-use crate::commands::{check, demo, explain, layout, plan, remote, run};
+use crate::commands::{check, compare, demo, explain, layout, plan, remote, run};
 use crate::exit::Exit;
 use crate::settings::Flags;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -105,6 +105,9 @@ enum Command {
         #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
         output: Output,
     },
+    /// Shadow-compare test runs: recorded requests, both sides, a verdict.
+    #[command(subcommand)]
+    Compare(compare::Compare),
     /// Lay out rule files; names those that changed.
     Fmt {
         dir: PathBuf,
@@ -201,6 +204,7 @@ fn dispatch(command: Command) -> Exit {
         },
         Command::Status { remote } => with_admin(&remote, remote::status),
         Command::Routes { remote } => with_admin(&remote, remote::routes),
+        Command::Compare(command) => compare::run(command),
         Command::Show { id, patch: true, remote } => {
             with_admin(&remote, |client, json| remote::patch(client, &id, json))
         }

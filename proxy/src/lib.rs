@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod hooks;
 pub mod decode;
 pub mod mirror;
+pub mod testrun;
 pub mod service;
 pub mod certificates;
 pub mod admin;

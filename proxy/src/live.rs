@@ -25,6 +25,8 @@ pub struct Serving {
     pub backends: Vec<Arc<RunningBackend>>,
     /// In the order of `table.routes`.
     pub routes: Vec<Arc<RouteRuntime>>,
+    /// What each route compares, and how, in the same order: evidence holds as long as this stays.
+    pub identities: Vec<u64>,
 }
 
 /// What a route needs while it runs.

@@ -28,6 +28,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::task::JoinSet;
+use xxhash_rust::xxh3::xxh3_64;
 
 /// A cold start takes a second or a few; a rule set does not wait longer than this for warm instances.
 const WARM_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -138,7 +139,8 @@ impl Reloader {
         self.handshakes(&table, &backends).await?;
         self.warm(&table, &backends).await;
         let routes = self.runtimes(&table);
-        Ok((Some(Arc::new(Serving { table, files, backends, routes })), warnings))
+        let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
+        Ok((Some(Arc::new(Serving { table, files, backends, routes, identities })), warnings))
     }
 
     /// Reads what changed; a file with the same text keeps its parsed form.
@@ -321,6 +323,13 @@ impl Reloader {
     }
 
     fn publish(&mut self, serving: Arc<Serving>) {
+        for ((route, runtime), identity) in
+            serving.table.routes.iter().zip(&serving.routes).zip(&serving.identities)
+        {
+            if route.shadow.is_some() {
+                runtime.evidence().begin(*identity);
+            }
+        }
         let before = self.serving.replace(serving.clone());
         self.live.publish(Live::new(serving.clone(), self.kills.clone()));
         for (route, runtime) in
@@ -384,6 +393,22 @@ impl Reloader {
             self.metrics.kill_switch.with_label_values(&[scope.as_str()]).set(1);
         }
     }
+}
+
+/// Both backends, what is sent to them, and by which rules their answers are compared. What is only sampled otherwise stays evidence.
+fn identity(table: &RouteTable, route: &Route) -> u64 {
+    let Some(rule) = &route.shadow else { return 0 };
+    let backend = |side| route.backend(side).map(|at| table.backend(at));
+    let text = format!(
+        "{:?} {:?} {} {:?} {:?} {:?}",
+        backend(Side::Legacy),
+        backend(Side::Serverless),
+        rule.rules,
+        rule.writes,
+        route.policy.rewrite,
+        route.policy.request_headers,
+    );
+    xxh3_64(text.as_bytes())
 }
 
 /// Whether certificates have to be read again even when the rules say the same.

@@ -99,15 +99,15 @@ impl Latency {
 }
 
 /// A quantile of both sides, and how many times the one of serverless is the one of legacy.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     pub legacy_seconds: f64,
     pub serverless_seconds: f64,
     pub ratio: f64,
     /// With 95 % confidence; absent while there are too few to say.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio_low: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ratio_high: Option<f64>,
 }
 

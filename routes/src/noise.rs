@@ -6,9 +6,9 @@
 use crate::compare::rules::Rules;
 use crate::compare::shape::{self, TimeFormat};
 use crate::compare::typed::{Held, Typed};
-use crate::compare::{Difference, Kind, Value};
+use crate::compare::{Difference, Kind, Value, distinct};
 use crate::stats::is_larger;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// Controls below which nothing is called noise.
@@ -76,7 +76,7 @@ impl Noise {
     /// One control: two answers of legacy, the earlier one first.
     pub fn control(&mut self, differences: &[Difference]) {
         self.controls += 1;
-        for it in unique(differences) {
+        for it in distinct(differences) {
             if let Some(path) = self.path(&it.path) {
                 path.kinds.entry(it.kind).or_default().0 += 1;
                 path.learner.control(&it.legacy, &it.serverless);
@@ -87,7 +87,7 @@ impl Noise {
     /// One comparison of legacy with serverless.
     pub fn compared(&mut self, differences: &[Difference]) {
         self.compared += 1;
-        for it in unique(differences) {
+        for it in distinct(differences) {
             if let Some(path) = self.path(&it.path) {
                 path.kinds.entry(it.kind).or_default().1 += 1;
                 path.learner.serverless(&it.legacy, &it.serverless);
@@ -160,12 +160,6 @@ impl Noise {
         }
         rules
     }
-}
-
-/// One exchange counts once for a path, however many items of a list differ there.
-fn unique(differences: &[Difference]) -> impl Iterator<Item = &Difference> {
-    let mut seen = BTreeSet::new();
-    differences.iter().filter(move |it| seen.insert((&it.path, it.kind)))
 }
 
 impl PathNoise {

@@ -1,4 +1,4 @@
-//! The serverless airline: four functions, event in, answer out.
+//! The serverless airline: six functions, event in, answer out.
 //!
 //! Input: API Gateway v2 events. Output: answers. Must not: know HTTP; real Lambda runtimes call the same handlers.
 //!
@@ -6,13 +6,15 @@
 
 pub mod booking;
 pub mod catalog;
+pub mod fares;
 pub mod loyalty;
+pub mod pages;
 pub mod payment;
 
 use crate::event::{Answer, Event};
 use crate::store::Store;
 
-pub const NAMES: [&str; 4] = ["catalog", "booking", "payment", "loyalty"];
+pub const NAMES: [&str; 6] = ["catalog", "booking", "payment", "loyalty", "fares", "pages"];
 
 /// The function called `name`, or `None`.
 pub fn call(name: &str, event: &Event, store: &Store) -> Option<Answer> {
@@ -21,6 +23,8 @@ pub fn call(name: &str, event: &Event, store: &Store) -> Option<Answer> {
         "booking" => booking::handle(event, store),
         "payment" => payment::handle(event, store),
         "loyalty" => loyalty::handle(event, store),
+        "fares" => fares::handle(event, store),
+        "pages" => pages::handle(event, store),
         _ => return None,
     })
 }

@@ -28,6 +28,8 @@ const SCHEMA: &str = include_str!("../../../routes/rules/schema.json");
 
 /// Simulated passengers; each makes about two requests a second.
 const PASSENGERS: usize = 24;
+/// A member with exactly 30,000 points, who is GOLD on one side only.
+const GOLDEN: &str = "member-12382";
 const PAUSE: Duration = Duration::from_millis(500);
 
 pub fn run(listen: SocketAddr, admin: SocketAddr, traffic: bool) -> Exit {
@@ -136,8 +138,12 @@ async fn passenger(address: SocketAddr, number: usize) {
     let mut booking = String::new();
     for turn in 0usize.. {
         let flight = format!("BA{:03}", (number % 7 + 1) * 10 + turn % 3);
-        let (method, path, body) = match turn % 8 {
+        let (method, path, body) = match turn % 12 {
             0 => ("GET", "/".to_owned(), String::new()),
+            8 => ("GET", "/flights?from=ICN&to=NRT".to_owned(), String::new()),
+            9 => ("GET", "/kr/notice".to_owned(), String::new()),
+            10 => ("POST", "/soap/fares".to_owned(), fare_request(&flight)),
+            11 => ("GET", format!("/api/loyalty/{GOLDEN}"), String::new()),
             1 | 2 => ("GET", "/api/flights?from=ICN&to=NRT".to_owned(), String::new()),
             3 | 4 => ("GET", format!("/api/flights/{flight}"), String::new()),
             5 => (
@@ -149,13 +155,19 @@ async fn passenger(address: SocketAddr, number: usize) {
             _ => ("GET", format!("/api/loyalty/{session}"), String::new()),
         };
         if let Ok(answer) = exchange(&connector, &peer, method, &path, &session, body).await
-            && turn % 8 == 5
+            && turn % 12 == 5
         {
             let value: serde_json::Value = serde_json::from_slice(&answer).unwrap_or_default();
             booking = value["id"].as_str().unwrap_or_default().to_owned();
         }
         tokio::time::sleep(PAUSE).await;
     }
+}
+
+fn fare_request(flight: &str) -> String {
+    format!(
+        "<s:Envelope xmlns:s=\"http://schemas.xmlsoap.org/soap/envelope/\"><s:Body><q:GetFareQuote xmlns:q=\"urn:banyan-air:fares\"><q:Flight>{flight}</q:Flight></q:GetFareQuote></s:Body></s:Envelope>"
+    )
 }
 
 async fn exchange(
@@ -172,7 +184,11 @@ async fn exchange(
     request.insert_header("Cookie", format!("SESSIONID={session_id}"))?;
     request.insert_header("User-Agent", "banyan-demo")?;
     if !body.is_empty() {
-        request.insert_header("Content-Type", "application/json")?;
+        let xml = body.starts_with('<');
+        request.insert_header(
+            "Content-Type",
+            if xml { "text/xml; charset=utf-8" } else { "application/json" },
+        )?;
         request.insert_header("Content-Length", body.len())?;
     }
     session.write_request_header(Box::new(request)).await?;

@@ -2,6 +2,7 @@
 
 pub mod rules;
 pub mod check;
+pub mod compare;
 pub mod explain;
 pub mod plan;
 pub mod layout;

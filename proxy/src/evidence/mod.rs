@@ -5,7 +5,7 @@
 
 pub mod store;
 
-use banyan_routes::compare::{Difference, Kind, Verdict};
+use banyan_routes::compare::{Difference, Kind, Verdict, distinct};
 use banyan_routes::evidence::{Loss, Window};
 use banyan_routes::noise::{Noise, Proposal, State};
 use banyan_routes::redact::Redactor;
@@ -38,6 +38,7 @@ struct Ledger {
     windows: BTreeMap<u64, Window>,
     clusters: BTreeMap<(String, Kind), Cluster>,
     noise: Noise,
+    identity: u64,
     /// Hours that the store has not seen as they are.
     dirty: BTreeSet<u64>,
 }
@@ -70,12 +71,17 @@ pub struct Example {
 /// What the store holds of one route; on the way there, only the hours that have changed.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Kept {
+    /// Of what was compared, and how; see `Evidence::begin`.
+    #[serde(default)]
+    pub identity: u64,
     pub windows: BTreeMap<u64, Window>,
     pub clusters: Vec<Cluster>,
 }
 
 /// One finished comparison.
 pub struct Finished<'a> {
+    /// Under which it was compared.
+    pub identity: u64,
     pub verdict: &'a Verdict,
     /// Equal for equal requests.
     pub request: u64,
@@ -92,8 +98,25 @@ impl Evidence {
         let kind = |name: &str| Kind::ALL.into_iter().find(|kind| kind.as_str() == name);
         let clusters =
             kept.clusters.into_iter().filter_map(|it| Some(((it.path.clone(), kind(&it.kind)?), it)));
-        let ledger = Ledger { windows: kept.windows, clusters: clusters.collect(), ..Ledger::default() };
+        let ledger = Ledger {
+            windows: kept.windows,
+            clusters: clusters.collect(),
+            identity: kept.identity,
+            ..Ledger::default()
+        };
         Evidence { ledger: Mutex::new(ledger), ..Evidence::default() }
+    }
+
+    /// What is compared from now on, and how: backends and rules. Under another identity, what was found says nothing any more.
+    pub fn begin(&self, identity: u64) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        if ledger.identity != identity {
+            let dirty = ledger.windows.keys().copied().collect();
+            *ledger = Ledger { identity, dirty, ..Ledger::default() };
+            for count in [&self.eligible, &self.sampled].into_iter().chain(&self.lost) {
+                count.store(0, Ordering::Relaxed);
+            }
+        }
     }
 
     pub fn lose(&self, loss: Loss) {
@@ -102,6 +125,9 @@ impl Evidence {
 
     pub fn add(&self, finished: &Finished<'_>, redactor: &Redactor, now: SystemTime) {
         let mut ledger = self.folded(now);
+        if ledger.identity != finished.identity {
+            return;
+        }
         ledger.dirty.insert(hour(now));
         let window = ledger.windows.entry(hour(now)).or_default();
         window.verdict(finished.verdict, finished.request);
@@ -116,19 +142,22 @@ impl Evidence {
             Verdict::Inconclusive(_) => return,
         };
         ledger.noise.compared(differences);
-        for it in differences {
+        for it in distinct(differences) {
             ledger.remember(it, finished, redactor, now);
         }
     }
 
     /// Two answers of legacy, the earlier one first.
-    pub fn control(&self, verdict: &Verdict, now: SystemTime) {
+    pub fn control(&self, identity: u64, verdict: &Verdict, now: SystemTime) {
         let differences = match verdict {
             Verdict::Mismatch(differences) => differences.as_slice(),
             Verdict::Match => &[],
             Verdict::Inconclusive(_) => return,
         };
         let mut ledger = self.folded(now);
+        if ledger.identity != identity {
+            return;
+        }
         ledger.dirty.insert(hour(now));
         ledger.windows.entry(hour(now)).or_default().controls += 1;
         ledger.noise.control(differences);
@@ -202,9 +231,14 @@ impl Evidence {
         if dirty.is_empty() {
             return None;
         }
-        let windows =
-            dirty.iter().filter_map(|hour| Some((*hour, ledger.windows.get(hour)?.clone()))).collect();
-        Some(Kept { windows, clusters: ledger.clusters.values().cloned().collect() })
+        // An hour that is gone is written empty.
+        let window = |hour: &u64| (*hour, ledger.windows.get(hour).cloned().unwrap_or_default());
+        let windows = dirty.iter().map(window).collect();
+        Some(Kept {
+            identity: ledger.identity,
+            windows,
+            clusters: ledger.clusters.values().cloned().collect(),
+        })
     }
 
     /// What was to be kept could not be.

@@ -17,7 +17,7 @@ const FILE: &str = "evidence.redb";
 const KEY_FILE: &str = "evidence.key";
 /// Route and hour -> what was counted, as JSON.
 const WINDOWS: TableDefinition<'_, (&str, u64), &[u8]> = TableDefinition::new("windows");
-/// Route -> its differences, as JSON.
+/// Route -> the identity of what was compared, and its differences, as JSON.
 const CLUSTERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("clusters");
 /// Of all hours together; beyond it the oldest go.
 const BYTES_MAX: usize = 64 << 20;
@@ -76,7 +76,7 @@ impl EvidenceStore {
                     windows.insert((*route, *hour), value.as_slice())?;
                     sizes.insert((*hour, (*route).to_owned()), value.len());
                 }
-                clusters.insert(*route, json(&kept.clusters).as_slice())?;
+                clusters.insert(*route, json(&(kept.identity, &kept.clusters)).as_slice())?;
             }
             let oldest = hour(SystemTime::now()).saturating_sub(WINDOWS_MAX);
             let mut all: usize = sizes.values().sum();
@@ -128,7 +128,7 @@ fn read(database: &Database) -> Result<Stored, redb::Error> {
         if let (Some(kept), Ok(clusters)) =
             (all.get_mut(route.value()), serde_json::from_slice(value.value()))
         {
-            kept.clusters = clusters;
+            (kept.identity, kept.clusters) = clusters;
         }
     }
     Ok((all, sizes))

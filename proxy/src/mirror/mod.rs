@@ -154,7 +154,7 @@ impl Mirror {
         let word = match pair {
             (Some(first), Some(second)) => {
                 let verdict = judge(Some(first), Some(second), &rule.rules);
-                self.runtime(exchange).evidence().control(&verdict, SystemTime::now());
+                self.runtime(exchange).evidence().control(identity(exchange), &verdict, SystemTime::now());
                 word(&verdict)
             }
             _ => "no_answer",
@@ -259,6 +259,7 @@ impl Mirror {
         hash.update(&exchange.capture.request.bytes());
         let trace = ask.trace.id();
         let finished = Finished {
+            identity: identity(exchange),
             verdict,
             request: hash.digest(),
             method: ask.head.method.as_str(),
@@ -305,6 +306,10 @@ impl Mirror {
 
 fn backend(exchange: &Exchange, route: &Route, side: Side) -> Option<Arc<RunningBackend>> {
     route.backend(side).map(|at| exchange.ask.live.serving.backends[at as usize].clone())
+}
+
+fn identity(exchange: &Exchange) -> u64 {
+    exchange.ask.live.serving.identities[exchange.ask.found.route as usize]
 }
 
 fn raw(shadow: &Shadowed) -> Raw<'_> {

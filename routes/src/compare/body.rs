@@ -108,12 +108,10 @@ fn bodies(
         return Ok(());
     }
     let format = Format::of(&bare(a_type));
-    // Where the types differ, that was said; what their bytes are is compared as text if both are some text.
-    let format = match (format, Format::of(&bare(b_type))) {
-        (one, other) if one == other => one,
-        (Format::Bytes, _) | (_, Format::Bytes) => Format::Bytes,
-        _ => Format::Text,
-    };
+    if format != Format::of(&bare(b_type)) {
+        // Another kind of document; that was said, and there is nothing to lay beside each other.
+        return Ok(());
+    }
     match format {
         Format::Bytes => return bytes(walker, a, b, prefix),
         Format::Form => {
@@ -220,6 +218,29 @@ fn multipart(
         }
     }
     Ok(())
+}
+
+/// A body as it would be compared: its document, or its text. `None`: bytes, or too much to read.
+pub fn document(headers: &HeaderMap, body: &[u8]) -> Option<Node> {
+    let kind = content_type(headers);
+    let format = Format::of(&bare(kind));
+    if format == Format::Form {
+        return Some(form::urlencoded(body));
+    }
+    if matches!(format, Format::Bytes | Format::Multipart) {
+        return None;
+    }
+    let (decoded, mut budget) = (decode(kind, body), Budget::default());
+    let text = &decoded.text;
+    let found = match format {
+        Format::Json => json::read(text, &mut budget).ok()?,
+        Format::Xml => xml::read(text, &mut budget).ok()?,
+        Format::Html => html::read(text, &mut budget).ok(),
+        Format::Form | Format::Multipart | Format::Text | Format::Bytes => None,
+    };
+    (!decoded.damaged).then(|| {
+        found.unwrap_or_else(|| Node::List(text.lines().map(|line| Node::Text(line.into())).collect()))
+    })
 }
 
 /// Lines by their longest common subsequence; ends of lines are not compared.

@@ -12,6 +12,7 @@ pub mod xml;
 pub mod html;
 pub mod form;
 pub mod charset;
+pub mod render;
 pub mod align;
 pub mod walk;
 pub mod headers;
@@ -19,6 +20,7 @@ pub mod body;
 
 use http::HeaderMap;
 use rules::Rules;
+use std::collections::BTreeSet;
 use std::fmt;
 use typed::Held;
 
@@ -146,6 +148,12 @@ pub struct Difference {
     pub kind: Kind,
     pub legacy: Value,
     pub serverless: Value,
+}
+
+/// Each path and kind once, however many items of a list differ there.
+pub fn distinct(differences: &[Difference]) -> impl Iterator<Item = &Difference> {
+    let mut seen = BTreeSet::new();
+    differences.iter().filter(move |it| seen.insert((&it.path, it.kind)))
 }
 
 /// What came of one comparison.

@@ -5,6 +5,7 @@
 
 use super::typed::Typed;
 use std::collections::HashMap;
+use std::fmt;
 
 /// Compiled once, asked per value.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -28,6 +29,18 @@ const KINDS: [(&str, &str); 6] = [
     ("part:", "part."),
     ("text:", "line "),
 ];
+
+/// For a digest of what was configured: one line each, sorted.
+impl fmt::Display for Rules {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut all: Vec<_> = self.paths.iter().collect();
+        all.sort_by_key(|(path, _)| *path);
+        all.into_iter().try_for_each(|(path, rule)| match rule {
+            Rule::Ignore => writeln!(f, "{path}: ignore"),
+            Rule::Typed(typed) => writeln!(f, "{path}: {typed}"),
+        })
+    }
+}
 
 impl Rules {
     /// Leaves out what `header.date`, `json:$.traceId` or `xml:/Envelope/Header` names. `Err`: what is wrong.

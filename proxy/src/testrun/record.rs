@@ -1,0 +1,239 @@
+//! One recorded request with what is known of its answers; our own format, a JSON object a line.
+//!
+//! Input and output: lines such as `{"method": "GET", "url": "/a", "headers": {"accept": "text/html"}}`. Must not: lose a byte of a body:
+//! what is not UTF-8 is base64.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+/// One request.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Recorded {
+    /// Milliseconds after the first.
+    pub at_ms: Option<u64>,
+    /// Requests of one session go one after the other.
+    pub session: Option<String>,
+    pub method: Method,
+    /// Path and query.
+    pub target: String,
+    /// Without `Host` and what belongs to one connection.
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub legacy: Option<Stored>,
+    pub serverless: Option<Stored>,
+}
+
+/// One answer.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stored {
+    pub status: u16,
+    pub headers: HeaderMap,
+    pub body: Bytes,
+    pub truncated: bool,
+    pub seconds: Option<f64>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    #[serde(default = "get")]
+    method: String,
+    url: String,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    headers: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    at_ms: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    session: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    legacy: Option<AnswerLine>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    serverless: Option<AnswerLine>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AnswerLine {
+    status: u16,
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    headers: Value,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    body_base64: Option<String>,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    truncated: bool,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    seconds: Option<f64>,
+}
+
+fn get() -> String {
+    "GET".into()
+}
+
+impl Recorded {
+    pub fn new(method: &str, url: &str) -> Result<Recorded, String> {
+        let method =
+            Method::from_bytes(method.as_bytes()).map_err(|_| format!("`{method}` is not a method"))?;
+        Ok(Recorded {
+            at_ms: None,
+            session: None,
+            method,
+            target: target(url)?,
+            headers: HeaderMap::new(),
+            body: Bytes::new(),
+            legacy: None,
+            serverless: None,
+        })
+    }
+
+    /// Keeps what a client would send again.
+    pub fn header(&mut self, name: &str, value: &str) {
+        let known =
+            HeaderName::from_bytes(name.as_bytes()).ok().zip(HeaderValue::from_bytes(value.as_bytes()).ok());
+        if let Some((name, value)) = known.filter(|(name, _)| !CONNECTION.contains(&name.as_str())) {
+            self.headers.append(name, value);
+        }
+    }
+
+    pub fn parse(line: &str) -> Result<Recorded, String> {
+        let line: Line = serde_json::from_str(line).map_err(|error| error.to_string())?;
+        let mut recorded = Recorded::new(&line.method, &line.url)?;
+        for (name, value) in pairs(&line.headers)? {
+            recorded.header(&name, &value);
+        }
+        recorded.body = body(line.body, line.body_base64)?;
+        recorded.at_ms = line.at_ms;
+        recorded.session = line.session;
+        recorded.legacy = line.legacy.map(Stored::read).transpose()?;
+        recorded.serverless = line.serverless.map(Stored::read).transpose()?;
+        Ok(recorded)
+    }
+
+    pub fn line(&self) -> String {
+        let (text, base64) = written(&self.body);
+        let line = Line {
+            method: self.method.as_str().into(),
+            url: self.target.clone(),
+            headers: listed(&self.headers),
+            body: text,
+            body_base64: base64,
+            at_ms: self.at_ms,
+            session: self.session.clone(),
+            legacy: self.legacy.as_ref().map(Stored::write),
+            serverless: self.serverless.as_ref().map(Stored::write),
+        };
+        serde_json::to_string(&line).unwrap_or_default()
+    }
+}
+
+/// What belongs to one connection, or is made anew for each.
+const CONNECTION: [&str; 9] = [
+    "host",
+    "connection",
+    "content-length",
+    "transfer-encoding",
+    "keep-alive",
+    "te",
+    "upgrade",
+    "expect",
+    "proxy-connection",
+];
+
+impl Stored {
+    fn read(line: AnswerLine) -> Result<Stored, String> {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs(&line.headers)? {
+            let name = HeaderName::from_bytes(name.as_bytes())
+                .map_err(|_| format!("`{name}` is not the name of a header"))?;
+            let value = HeaderValue::from_bytes(value.as_bytes())
+                .map_err(|_| format!("the value of `{name}` is not one"))?;
+            headers.append(name, value);
+        }
+        let body = body(line.body, line.body_base64)?;
+        Ok(Stored { status: line.status, headers, body, truncated: line.truncated, seconds: line.seconds })
+    }
+
+    fn write(&self) -> AnswerLine {
+        let (text, base64) = written(&self.body);
+        AnswerLine {
+            status: self.status,
+            headers: listed(&self.headers),
+            body: text,
+            body_base64: base64,
+            truncated: self.truncated,
+            seconds: self.seconds,
+        }
+    }
+}
+
+/// Path and query of a URL, or of what is a path already.
+pub fn target(url: &str) -> Result<String, String> {
+    let rest = match url.split_once("://") {
+        Some(("http" | "https", rest)) => rest.find(['/', '?']).map_or("/", |at| &rest[at..]),
+        _ if url.starts_with('/') => url,
+        _ => return Err(format!("`{url}` is neither an absolute URL nor a path")),
+    };
+    let rest = rest.split('#').next().unwrap_or_default();
+    let target = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
+    if target.bytes().all(|byte| byte.is_ascii_graphic()) {
+        Ok(target)
+    } else {
+        Err(format!("`{url}` has characters that no request line can hold"))
+    }
+}
+
+/// A map of names to values, or a list of pairs where a name repeats.
+fn pairs(value: &Value) -> Result<Vec<(String, String)>, String> {
+    let wrong = || "`headers` is neither {name: value} nor [[name, value]]".to_owned();
+    let text = |value: &Value| value.as_str().map(str::to_owned).ok_or_else(wrong);
+    match value {
+        Value::Null => Ok(Vec::new()),
+        Value::Object(map) => map.iter().map(|(name, value)| Ok((name.clone(), text(value)?))).collect(),
+        Value::Array(list) => list
+            .iter()
+            .map(|pair| match pair.as_array().map(Vec::as_slice) {
+                Some([name, value]) => Ok((text(name)?, text(value)?)),
+                _ => Err(wrong()),
+            })
+            .collect(),
+        _ => Err(wrong()),
+    }
+}
+
+fn listed(headers: &HeaderMap) -> Value {
+    let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+    if headers.keys_len() == headers.len() {
+        let map: Map<String, Value> =
+            headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value).into())).collect();
+        return if map.is_empty() { Value::Null } else { Value::Object(map) };
+    }
+    headers.iter().map(|(name, value)| Value::from(vec![name.as_str().to_owned(), text(value)])).collect()
+}
+
+fn body(text: Option<String>, base64: Option<String>) -> Result<Bytes, String> {
+    match (text, base64) {
+        (Some(_), Some(_)) => Err("`body` and `body_base64` are both given".into()),
+        (Some(text), None) => Ok(Bytes::from(text)),
+        (None, Some(coded)) => {
+            STANDARD.decode(coded).map(Bytes::from).map_err(|error| format!("`body_base64`: {error}"))
+        }
+        (None, None) => Ok(Bytes::new()),
+    }
+}
+
+fn written(body: &Bytes) -> (Option<String>, Option<String>) {
+    match std::str::from_utf8(body) {
+        _ if body.is_empty() => (None, None),
+        Ok(text) => (Some(text.to_owned()), None),
+        Err(_) => (None, Some(STANDARD.encode(body))),
+    }
+}
