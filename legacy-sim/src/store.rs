@@ -23,10 +23,12 @@ pub fn fresh_id() -> String {
     format!("{:08x}-{:04x}-4{d:03x}-a{:03x}-{e:012x}", a >> 32, (a >> 16) & 0xffff, b >> 52)
 }
 
-/// `12:03:59`, in UTC.
+/// `12:03:59.120`, in UTC.
 pub fn wall_clock() -> String {
-    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()) % 86_400;
-    format!("{:02}:{:02}:{:02}", seconds / 3_600, seconds / 60 % 60, seconds % 60)
+    let millis =
+        SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis()) % 86_400_000;
+    let seconds = millis / 1_000;
+    format!("{:02}:{:02}:{:02}.{:03}", seconds / 3_600, seconds / 60 % 60, seconds % 60, millis % 1_000)
 }
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

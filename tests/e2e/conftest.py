@@ -137,7 +137,8 @@ class Banyan(Process):
         self.port, self.admin = lease_port(), lease_port()
         (folder / "settings.yaml").write_text(settings)
         command = [BANYAN, "run", "--rules", self.rules, "--settings", folder / "settings.yaml", "--admin", f"127.0.0.1:{self.admin}"]
-        command += ["--state", self.state]
+        if "--state" not in args:
+            command += ["--state", self.state]
         if listen:
             command += ["--listen", f"127.0.0.1:{self.port}"]
         self.access_path = folder / "access.log"

@@ -1,14 +1,18 @@
 """Shadow traffic: whoever answers, the other side gets a copy, the answers are compared, and nothing that goes wrong with the copy is
 felt by a client."""
 
+import contextlib
 import gzip
 import http.client
 import json
+import signal
+import socket
+import subprocess
 import threading
 import time
 
 import pytest
-from conftest import Airline, Banyan, Nginx, header, lease_port, wait_for
+from conftest import Airline, Banyan, Nginx, Process, header, lease_port, wait_for
 from emulators import REGION, ROOT_KEY, Ministack, environment, send
 from test_protocols import Origin
 
@@ -218,12 +222,27 @@ def deep(connection, data):
     connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
 
 
-FAULTS = {"hung after accept": hangs, "refusing": None, "one byte a second": trickles, "a gigabyte": floods, "a bomb of 1000:1": bombs, "malformed chunks": malformed,
+def blackhole():
+    """A port on which nobody answers: its queue of connections is full, and the kernel drops what comes."""
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", 0))
+    listener.listen(0)
+    held = []
+    for _ in range(4):
+        one = socket.socket()
+        one.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            one.connect(listener.getsockname())
+        held.append(one)
+    return listener, held
+
+
+FAULTS = {"hung after accept": hangs, "refusing": None, "blackholed": None, "comparator panics": deep, "disk full": None, "one byte a second": trickles, "a gigabyte": floods, "a bomb of 1000:1": bombs, "malformed chunks": malformed,
           "closing in the middle": closes, "nested beyond sense": deep}
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_nothing_that_goes_wrong_with_the_shadow_is_felt(start, sides, fault):
+def test_nothing_that_goes_wrong_with_the_shadow_is_felt(start, sides, tmp_path, request, fault):
     answer = FAULTS[fault]
 
     def quietly(connection, data):
@@ -232,8 +251,19 @@ def test_nothing_that_goes_wrong_with_the_shadow_is_felt(start, sides, fault):
         except OSError:
             pass
 
-    port = Origin(quietly).port if answer else lease_port()
-    banyan = start(Banyan, rules(sides[0], port))
+    hole = blackhole() if fault == "blackholed" else None
+    port = hole[0].getsockname()[1] if hole else sides[1] if fault == "disk full" else Origin(quietly).port if answer else lease_port()
+    disk = tmp_path / "disk"
+    if fault == "disk full":
+        disk.mkdir()
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4M", "tmpfs", disk], check=True)
+        request.addfinalizer(lambda: subprocess.run(["umount", "-l", disk], check=True))
+    args = ["--state", disk] if fault == "disk full" else []
+    banyan = start(Banyan, rules(sides[0], port), args=args, env={"BANYAN_FAULT_COMPARATOR": "1"} if fault == "comparator panics" else None)
+    if fault == "disk full":
+        with contextlib.suppress(OSError), open(disk / "everything else", "wb", buffering=0) as file:
+            while True:
+                file.write(b"x" * 4096)
     before = banyan.rss_kib()
     failed, slowest = [], [0.0]
 
@@ -254,11 +284,21 @@ def test_nothing_that_goes_wrong_with_the_shadow_is_felt(start, sides, fault):
         one.join(60)
     told = evidence(banyan)
     assert not failed and slowest[0] < 2, (failed, slowest)
-    assert told["eligible"] == told["sampled"] == 600 and told["compared"] - told["mismatched"] == 0, told
+    assert told["eligible"] == told["sampled"] == 600, told
+    if fault == "disk full":
+        wait_for("errors of the store", lambda: banyan.metric("banyan_evidence_store_errors_total"))
+        wait_for("evidence in memory", lambda: evidence(banyan)["compared"] == 600)
+    else:
+        assert told["compared"] - told["mismatched"] == 0, told
     # 64 MiB are what waiting copies may keep; the rest is room for the debug binary's own.
     assert banyan.rss_kib() - before < 120 << 10, (before, banyan.rss_kib())
-    wait_for("losses to be counted", lambda: sum(evidence(banyan)[key] for key in ("mismatched", "inconclusive", "dropped")) > 0, seconds=20)
-    assert "panicked" not in banyan.text()
+    if fault != "disk full":
+        wait_for("losses to be counted", lambda: sum(evidence(banyan)[key] for key in ("mismatched", "inconclusive", "dropped")) > 0, seconds=20)
+    if fault == "comparator panics":
+        wait_for("panics to be counted", lambda: evidence(banyan)["dropped_by"].get("panic", 0) > 0)
+    else:
+        assert "panicked" not in banyan.text()
+    assert send(banyan.port, "GET", "/same").status == 200
 
 
 def test_a_full_queue_drops_and_counts(start, sides):
@@ -271,3 +311,150 @@ def test_a_full_queue_drops_and_counts(start, sides):
         assert connection.getresponse().read().decode() == LEGACY["/same"]
     assert wait_for("drops", lambda: banyan.metric("banyan_shadow_dropped_total", route="r", cause="queue_full")) >= 100
     assert evidence(banyan)["dropped"] >= 100
+
+
+UUID = "{:08x}-0000-4000-8000-{:012x}"
+
+
+class Changing:
+    """A server whose answers carry what changes by itself; serverless has a difference that is real."""
+
+    def __init__(self, price):
+        self.count, self.lock, self.price, self.posts, self.shadows = 0, threading.Lock(), price, 0, 0
+        self.origin = Origin(self.answer)
+        self.port = self.origin.port
+
+    def answer(self, connection, data):
+        with self.lock:
+            self.count += 1
+            number = self.count
+            self.posts += data.startswith(b"POST")
+            self.shadows += b"x-banyan-shadow: 1" in data.lower()
+        body = json.dumps({"id": UUID.format(number, number * 7919), "at": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), "price": self.price,
+                           "mail": "kim@example.com", "tags": ["a", "b", "c"] if number % 2 else ["c", "a", "b"]}).encode()
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+
+def test_what_legacy_differs_in_from_itself_is_proposed_and_pinned_by_a_person(start):
+    legacy, serverless = Changing(10), Changing(11)
+    text = rules(legacy.port, serverless.port, shadow="{sample: 100%, controls: 100%}")
+    banyan = start(Banyan, text)
+
+    def states():
+        return {(it["path"], it["kind"]): it["state"] for it in banyan.api("/api/v1/differences?route=r")[1]["differences"]}
+
+    send(banyan.port, "GET", "/x")
+    wait_for("the first", lambda: states())
+    assert set(states().values()) == {"unknown"} and banyan.api("/api/v1/proposals?route=r")[1]["proposals"] == [], "one control teaches nothing"
+
+    def ask():
+        send(banyan.port, "GET", f"/x?{legacy.count}")
+        return evidence(banyan)["controls"] >= 35
+
+    begun = time.monotonic()
+    wait_for("35 controls", ask, seconds=40)
+    assert time.monotonic() - begun > 34 / 5 - 1, "legacy is asked twice 5 times a second at most"
+    found = states()
+    assert found["$.price", "value"] == "real" and found["$.id", "value"] == found["$.tags", "order"] == "noise", found
+    proposed = {it["path"]: it["rule"] for it in banyan.api("/api/v1/proposals?route=r")[1]["proposals"]}
+    assert proposed["$.id"] == "uuid" and proposed["$.tags"] == "unordered" and "$.price" not in proposed and set(proposed) <= {"$.id", "$.tags", "$.at"}, proposed
+    assert "proposed   $.id: uuid" in banyan.cli("show", "r").stdout
+    patch = banyan.cli("show", "r", "--patch")
+    assert patch.returncode == 0 and patch.stdout.startswith("# r:") and "$.id: uuid" in patch.stdout
+    pinned = json.dumps({**proposed, "$.at": "timestamp(rfc3339, 5s)"})
+    banyan.write_rules(text.replace("controls: 100%", f"controls: 0%, rules: {pinned}"))
+    wait_for("the pinned rules", lambda: evidence(banyan)["compared"] == 0)
+    for _ in range(10):
+        send(banyan.port, "GET", "/x")
+    told = settled(banyan, 10)
+    assert states() == {("$.price", "value"): "unknown"} and told["mismatched"] == 10 and told["controls"] == 0, "what was pinned is quiet, what is real is not"
+    assert banyan.cli("show", "r", "--patch").returncode == 2
+    assert legacy.shadows >= 35, "controls carry the marker"
+
+
+def test_evidence_outlives_the_process_and_no_value_reaches_the_disk(start, tmp_path):
+    legacy, serverless = Changing(1234567), Changing(7654321)
+    banyan = start(Banyan, rules(legacy.port, serverless.port))
+    for n in range(20):
+        send(banyan.port, "GET", f"/users/kim@example.com/{n}?token=topsecret")
+    before = settled(banyan, 20)
+    time.sleep(1.5)  # The store is written once a second.
+    banyan.stop(signal.SIGKILL)
+    kept = (banyan.state / "evidence.redb").read_bytes()
+    for secret in (b"kim@", b"example.com", b"topsecret", b"1234567", b"7654321", b"0000-4000"):
+        assert secret not in kept, secret
+    assert b"$.price" in kept and b"email:" in kept and (banyan.state / "evidence.key").stat().st_mode & 0o777 == 0o600
+    command = [*banyan.popen.args]
+    again = start(Again, banyan, command)
+    told = evidence(again)
+    for key in ("eligible", "sampled", "compared", "mismatched", "distinct_requests", "controls"):
+        assert told[key] == before[key], (key, before, told)
+    assert differences(again)["$.price", "value"] == 20
+    example = next(it for it in again.api("/api/v1/differences?route=r")[1]["differences"] if it["path"] == "$.price")["examples"][0]
+    assert example["method"] == "GET" and example["path"].startswith("/users/email:") and len(example["trace_id"]) == 32 and example["legacy"].startswith("number:")
+    assert again.api("/api/v1/evidence/r?hours=1")[1]["compared"] == 20
+    assert again.api("/api/v1/evidence/r?hours=x", check=False)[0] == 400
+    send(again.port, "GET", "/users/1")
+    wait_for("more", lambda: evidence(again)["compared"] == 21)
+
+
+class Again(Banyan):
+    """The same process once more, in its folder."""
+
+    def __init__(self, folder, before, command):
+        self.folder, self.rules, self.state, self.port, self.admin = before.folder, before.rules, before.state, before.port, before.admin
+        self.access_path, self.access = before.access_path, open(before.access_path, "ab")
+        Process.__init__(self, command, before.folder, before.folder / "log-again", stdout=self.access)
+        wait_for("readiness", self.ready)
+
+
+def test_writes_go_to_a_sandbox_that_has_proved_itself(start):
+    legacy, plain = Changing(1), Changing(1)
+    policy = "{sample: 100%, controls: 0%, policy: sandbox}"
+    text = rules(legacy.port, plain.port, shadow=policy).replace("effects: safe", "effects: unsafe")
+    refused = start(Banyan, text, wait=False)
+    assert refused.popen.wait(20) == 1
+    assert "shadow_handshake" in refused.text() and "X-Banyan-Shadow" in refused.text(), "a page that answers everything with 200 is no proof"
+    port = lease_port()
+    start(Nginx, f"""server {{ listen 127.0.0.1:{port}; location = /.well-known/banyan-shadow {{ add_header X-Banyan-Shadow sandbox; return 204; }}
+      location / {{ proxy_pass http://127.0.0.1:{plain.port}; }} }}""", port=port)
+    banyan = start(Banyan, text.replace(str(plain.port), str(port)))
+    plain.shadows = 0
+    assert send(banyan.port, "POST", "/orders", [], b"x=1").status == 200
+    told = settled(banyan, 1)
+    assert told["compared"] == 1 and told["dropped"] == 0
+    assert (legacy.posts, plain.posts, plain.shadows) == (1, 1, 1), "the write went to both, once, and to the sandbox with the marker"
+
+
+def test_a_write_is_verified_by_reading_both_sides_after_it(start):
+    class Orders:
+        def __init__(self, lost):
+            self.lost, self.kept, self.posts = lost, {}, 0
+            self.port = Origin(self.answer).port
+
+        def answer(self, connection, data):
+            method, path = data.split(b" ")[:2]
+            if method == b"POST":
+                self.posts += 1
+                number = self.posts
+                shared[str(number)] = {"id": number, "state": "NEW"}
+                body, head = json.dumps({"order": {"id": number}}).encode(), b"HTTP/1.1 201 Created\r\nLocation: https://shop.example/orders/%d\r\n" % number
+            else:
+                found = shared.get(path.decode().rsplit("/", 1)[1])
+                body = json.dumps({**found, "state": "LOST"} if self.lost and found else found).encode()
+                head = b"HTTP/1.1 200 OK\r\n" if found else b"HTTP/1.1 404 No\r\n"
+            connection.sendall(head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+
+    for read in ("{location}", "/orders/{json.order.id}"):
+        for lost in (False, True):
+            shared = {}
+            legacy, serverless = Orders(False), Orders(lost)
+            shadow = f'{{sample: 100%, policy: verify_after_write, verify: {{read: "{read}", lag: 50ms}}}}'
+            banyan = start(Banyan, rules(legacy.port, serverless.port, shadow=shadow).replace("effects: safe", "effects: unsafe"))
+            for _ in range(3):
+                assert send(banyan.port, "POST", "/orders", [("Content-Type", "application/json")], b"{}").status == 201
+            told = settled(banyan, 3)
+            assert (legacy.posts, serverless.posts) == (3, 0), "a write is never sent twice"
+            assert (told["compared"], told["mismatched"]) == (3, 3 if lost else 0), told
+            assert differences(banyan) == ({("$.state", "value"): 3} if lost else {})
+            banyan.stop()

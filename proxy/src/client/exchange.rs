@@ -50,6 +50,19 @@ impl Client {
         Client { connector: Connector::new(Some(ConnectorOptions::new(pool))) }
     }
 
+    /// `send`, once more over a new connection when a resting one turns out to be closed; for requests that may be sent twice.
+    pub async fn send_safe(
+        &self,
+        peer: HttpPeer,
+        head: RequestHeader,
+        body: Bytes,
+    ) -> Result<Answer, Failed> {
+        match self.send(peer.clone(), head.clone(), body.clone()).await {
+            Err(failed) if failed.reused => self.send(peer, head, body).await,
+            result => result,
+        }
+    }
+
     /// Sends and waits for the final answer's head. Timeouts are the peer's.
     pub async fn send(&self, peer: HttpPeer, head: RequestHeader, body: Bytes) -> Result<Answer, Failed> {
         let connected = self.connector.get_http_session(&peer).await;

@@ -1,12 +1,14 @@
 //! How often legacy may be asked twice: so seldom that it does not feel it.
 //!
 //! Input: exchanges as they come. Output: whether this one has a control. Must not: pass 5 a second for a route, or the route's
-//! share of its requests once the first 30 are there.
+//! share of its requests once the first 60 are made.
 
 use banyan_routes::ids::{PPM, SharePpm};
 use banyan_routes::noise::CONTROLS_MIN;
 use std::time::{Duration, Instant};
 
+/// At first; some of them will say nothing.
+const BURST: u64 = 2 * CONTROLS_MIN;
 /// 5 a second.
 const GAP: Duration = Duration::from_millis(200);
 
@@ -19,7 +21,7 @@ pub struct Controls {
 impl Default for Controls {
     fn default() -> Controls {
         // Enough to say something at all, at once.
-        Controls { earned: CONTROLS_MIN * u64::from(PPM), last: None }
+        Controls { earned: BURST * u64::from(PPM), last: None }
     }
 }
 
@@ -28,7 +30,7 @@ impl Controls {
         if share == SharePpm::ZERO {
             return false;
         }
-        self.earned = (self.earned + u64::from(share.get())).min(CONTROLS_MIN * u64::from(PPM));
+        self.earned = (self.earned + u64::from(share.get())).min(BURST * u64::from(PPM));
         let waited = self.last.is_none_or(|last| now.duration_since(last) >= GAP);
         if !waited || self.earned < u64::from(PPM) {
             return false;

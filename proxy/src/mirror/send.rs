@@ -15,7 +15,7 @@ use crate::lambda::stream::{Decoder, Piece};
 use crate::shadow::tee::{Budget, Tee};
 use crate::targets::backend::RunningBackend;
 use crate::targets::function::RunningFunction;
-use banyan_routes::table::Timeouts;
+use banyan_routes::table::{Timeouts, is_safe};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -111,7 +111,11 @@ impl Sender {
             None => {
                 let mut head = plain_head(&original, copy.body.len())?;
                 rewrite::run(&mut head, &mut ctx, &copy.body)?;
-                let answer = self.client.send(peer, head, copy.body).await.map_err(|failed| failed.error)?;
+                let sent = match is_safe(&head.method) {
+                    true => self.client.send_safe(peer, head, copy.body).await,
+                    false => self.client.send(peer, head, copy.body).await,
+                };
+                let answer = sent.map_err(|failed| failed.error)?;
                 let took = at.elapsed();
                 let (status, headers) = (answer.head.status.as_u16(), answer.head.headers.clone());
                 let (body, truncated) = self.read(answer, copy.max).await?;

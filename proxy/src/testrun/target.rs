@@ -5,6 +5,7 @@
 use crate::client::exchange::Client;
 use crate::testrun::record::{Recorded, Stored};
 use banyan_routes::ids::Side;
+use banyan_routes::table::is_safe;
 use bytes::BytesMut;
 use http::{HeaderName, HeaderValue, header};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -106,8 +107,11 @@ impl Target {
             head.insert_header(header::CONTENT_LENGTH, recorded.body.len())?;
         }
         let at = Instant::now();
-        let mut answer =
-            self.client.send(peer, head, recorded.body.clone()).await.map_err(|failed| failed.error)?;
+        let sent = match is_safe(&recorded.method) {
+            true => self.client.send_safe(peer, head, recorded.body.clone()).await,
+            false => self.client.send(peer, head, recorded.body.clone()).await,
+        };
+        let mut answer = sent.map_err(|failed| failed.error)?;
         let seconds = Some(at.elapsed().as_secs_f64());
         let (status, headers) = (answer.head.status.as_u16(), answer.head.headers.clone());
         self.remember(recorded, &headers);
