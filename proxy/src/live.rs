@@ -5,12 +5,13 @@
 
 use crate::evidence::{Evidence, Kept};
 use crate::lambda::usage::{Figures, Usage};
-use crate::metrics::RouteMetrics;
+use crate::metrics::{Metrics, RouteMetrics};
 use crate::state::kill::KillSet;
 use crate::targets::backend::RunningBackend;
 use arc_swap::ArcSwapOption;
 use banyan_routes::compile::ReadFile;
 use banyan_routes::decide::Conditions;
+use banyan_routes::evidence::Loss;
 use banyan_routes::ids::Side;
 use banyan_routes::table::{Route, RouteTable};
 use pingora_prometheus::prometheus::IntCounter;
@@ -35,8 +36,8 @@ pub struct RouteRuntime {
     pub metrics: RouteMetrics,
     /// What its shadows say; made with the first.
     evidence: OnceLock<Box<Evidence>>,
-    /// Writes that were not shadowed; made with the first.
-    pub unsafe_dropped: OnceLock<IntCounter>,
+    /// Copies lost, by cause; each made with the first.
+    lost: [OnceLock<IntCounter>; Loss::ALL.len()],
     /// What its functions have used, by `Side::index`; made with the first report.
     usage: [OnceLock<Box<Usage>>; 2],
     /// Millionths of a retry that may be spent; see `RouteRuntime::may_retry`.
@@ -53,6 +54,13 @@ impl RouteRuntime {
         let runtime = RouteRuntime::default();
         let _ = runtime.evidence.set(Box::new(Evidence::new(kept)));
         runtime
+    }
+
+    /// Counts a copy that is not sent: losses come with load and size, so they are evidence themselves.
+    pub fn lose(&self, metrics: &Metrics, route: &str, loss: Loss) {
+        self.evidence().lose(loss);
+        let count = || metrics.shadow_dropped.with_label_values(&[route, loss.as_str()]);
+        self.lost[loss as usize].get_or_init(count).inc();
     }
 
     pub fn evidence(&self) -> &Evidence {

@@ -158,6 +158,17 @@ proptest! {
     }
 
     #[test]
+    fn the_walk_says_what_a_diff_of_json_patch_says(a in documents(), b in documents(), pick in any::<bool>()) {
+        let mut other = if pick { a.clone() } else { b };
+        if pick {
+            changed(&mut other);
+        }
+        let same = json_patch::diff(&a, &other).is_empty();
+        let found = verdict(a.to_string().as_bytes(), other.to_string().as_bytes());
+        prop_assert_eq!(found == Verdict::Match, same, "{} {}", a, other);
+    }
+
+    #[test]
     fn any_bytes_are_compared_without_a_panic(a in prop::collection::vec(any::<u8>(), 0..200), b in prop::collection::vec(any::<u8>(), 0..200)) {
         let same = a == b;
         prop_assert!(!same || verdict(&a, &b) == Verdict::Match);

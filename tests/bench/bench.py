@@ -7,21 +7,19 @@ request comes from the kernel's run time of the proxy's own threads, which satur
     make bench                                   everything, about 10 minutes
     make bench BENCH_ARGS="--rounds 3 --secs 2 --works plain"
 Works: plain (1 KiB and 64 KiB keep-alive), routes (10 and 10,000), reload (10 and 10,000 routes, under load), load (100,000 routes), functions (calls of a
-Lambda function, beside Envoy's aws_lambda filter).
+Lambda function, beside Envoy's aws_lambda filter), mirror (every request copied to a fast, a slow and a dead shadow, beside nginx's and Envoy's mirrors), compare (how many
+answers one core compares).
 """
 
 import argparse
 import base64
-import contextlib
 import http.client
 import io
 import json
 import os
 import pathlib
 import re
-import shutil
 import signal
-import socket
 import statistics
 import subprocess
 import tempfile
@@ -30,248 +28,8 @@ import time
 import urllib.request
 import zipfile
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
-BANYAN = TARGET / "release" / "banyan"
-VENV = pathlib.Path(os.environ.get("BANYAN_VENV", ROOT / "tests/.venv"))
-PROXY_CORE, LOAD_CORE = ("0", "1") if (os.cpu_count() or 1) > 1 else ("0", "0")
-
-
-def lease():
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
-
-
-def wait_open(port, process, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        with contextlib.suppress(OSError):
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        if process.poll() is not None:
-            break
-        time.sleep(0.02)
-    raise SystemExit(f"nothing listens on {port}: {process.args}")
-
-
-class Running:
-    def __init__(self, name, args, port, core, folder, env=None):
-        self.name, self.port, self.script = name, port, None
-        self.log = open(folder / f"{name}.log", "wb")
-        env = {**os.environ, **(env or {})}
-        self.process = subprocess.Popen(["taskset", "-c", core, *map(str, args)], cwd=folder, stdout=self.log, stderr=self.log, preexec_fn=os.setsid, env=env)
-        wait_open(port, self.process)
-
-    def pids(self):
-        """The process and all below it: nginx and HAProxy have workers."""
-        found, queue = [], [self.process.pid]
-        while queue:
-            pid = queue.pop()
-            found.append(pid)
-            with contextlib.suppress(OSError):
-                for task in os.listdir(f"/proc/{pid}/task"):
-                    queue += map(int, pathlib.Path(f"/proc/{pid}/task/{task}/children").read_text().split())
-        return found
-
-    def cpu_ns(self):
-        total = 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                for task in os.listdir(f"/proc/{pid}/task"):
-                    total += int(pathlib.Path(f"/proc/{pid}/task/{task}/schedstat").read_text().split()[0])
-        return total
-
-    def rss_mib(self):
-        total = 0
-        for pid in self.pids():
-            with contextlib.suppress(OSError):
-                status = pathlib.Path(f"/proc/{pid}/status").read_text()
-                total += int(re.search(r"VmRSS:\s+(\d+)", status).group(1))
-        return total / 1024
-
-    def stop(self):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
-        self.log.close()
-
-
-def upstream(folder):
-    port = lease()
-    www = folder / "www"
-    www.mkdir()
-    (www / "1k").write_bytes(b"a" * 1024)
-    (www / "64k").write_bytes(b"a" * 65536)
-    temp = "".join(f"{kind}_temp_path {folder}/u-{kind};" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"])
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "up.conf").write_text(
-        f"{user} daemon off; worker_processes 1; pid {folder}/up.pid; error_log {folder}/up.err; events {{ worker_connections 16384; }}\n"
-        f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; sendfile on; tcp_nodelay on; {temp} open_file_cache max=10; default_type text/plain;\n"
-        f"server {{ listen 127.0.0.1:{port} backlog=8192; root {www}; location = /64k {{ }} location / {{ try_files /1k =404; }} }} }}\n"
-    )
-    return Running("upstream", ["nginx", "-c", folder / "up.conf"], port, LOAD_CORE, folder)
-
-
-def nginx(folder, up, routes, version=0):
-    port = lease()
-    conf = folder / "nginx.conf"
-
-    def write(version):
-        temp = "".join(f"{kind}_temp_path {folder}/n-{kind};" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"])
-        user = "user root;" if os.geteuid() == 0 else ""
-        locations = "".join(f"location /svc{n}/ {{ proxy_pass http://u; }}\n" for n in range(routes))
-        conf.write_text(
-            f"{user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err; events {{ worker_connections 16384; }}\n"
-            f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; tcp_nodelay on; {temp}\n"
-            f"upstream u {{ server 127.0.0.1:{up}; keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 3600s; }}\n"
-            f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; proxy_buffer_size 16k; proxy_buffers 16 16k; proxy_busy_buffers_size 64k;\n'
-            f"server {{ listen 127.0.0.1:{port} backlog=8192; add_header x-rule {version} always;\n{locations}location / {{ proxy_pass http://u; }} }} }}\n"
-        )
-
-    write(version)
-    running = Running("nginx", ["nginx", "-c", conf], port, PROXY_CORE, folder)
-    return running, lambda v: (write(v), os.kill(running.process.pid, signal.SIGHUP))
-
-
-def haproxy(folder, up, routes, version=0):
-    port = lease()
-    conf = folder / "haproxy.cfg"
-    (folder / "haproxy.map").write_text("".join(f"/svc{n}/ b\n" for n in range(routes)))
-
-    def write(version):
-        conf.write_text(
-            "global\n  nbthread 1\n  maxconn 9000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 3600s\n  timeout server 60s\n"
-            "  timeout http-keep-alive 3600s\n  http-reuse always\n"
-            f"frontend f\n  bind 127.0.0.1:{port} backlog 8192\n  http-response set-header x-rule {version}\n"
-            f"  use_backend %[path,map_beg({folder}/haproxy.map,b)]\n"
-            f"backend b\n  server s 127.0.0.1:{up} pool-max-conn -1 pool-purge-delay 3600s\n"
-        )
-
-    write(version)
-    running = Running("haproxy", ["haproxy", "-W", "-db", "-f", conf], port, PROXY_CORE, folder)
-    return running, lambda v: (write(v), os.kill(running.process.pid, signal.SIGUSR2))
-
-
-def envoy(folder, up, routes, version=0):
-    port = lease()
-    rds = folder / "rds"
-    rds.mkdir(exist_ok=True)
-
-    def write(version):
-        route = lambda prefix: {"match": {"prefix": prefix}, "route": {"cluster": "u"}}
-        table = {
-            "@type": "type.googleapis.com/envoy.config.route.v3.RouteConfiguration", "name": "r",
-            "response_headers_to_add": [{"header": {"key": "x-rule", "value": str(version)}}],
-            "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [*(route(f"/svc{n}/") for n in range(routes)), route("/")]}],
-        }
-        beside = folder / "rds.new"
-        beside.write_text(json.dumps({"version_info": str(version), "resources": [table]}))
-        beside.rename(rds / "rds.json")
-
-    write(version)
-    manager = {
-        "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "h", "codec_type": "HTTP1", "generate_request_id": False,
-        "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router", "suppress_envoy_headers": True}}],
-        "rds": {"route_config_name": "r", "config_source": {"path_config_source": {"path": str(rds / "rds.json")}}},
-    }
-    address = lambda p: {"socket_address": {"address": "127.0.0.1", "port_value": p}}
-    many = 100000
-    config = {
-        "node": {"id": "n", "cluster": "c"},
-        "static_resources": {
-            "listeners": [{"name": "l", "address": address(port), "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}]}],
-            "clusters": [{
-                "name": "u", "type": "STATIC", "connect_timeout": "5s",
-                "circuit_breakers": {"thresholds": [{"max_connections": many, "max_pending_requests": many, "max_requests": many}]},
-                "load_assignment": {"cluster_name": "u", "endpoints": [{"lb_endpoints": [{"endpoint": {"address": address(up)}}]}]},
-            }],
-        },
-    }
-    (folder / "envoy.json").write_text(json.dumps(config))
-    binary = next(VENV.glob("lib/python3*/site-packages/envoy/_bin/envoy"))
-    args = [binary, "-c", folder / "envoy.json", "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
-    return Running("envoy", args, port, PROXY_CORE, folder), write
-
-
-def banyan(folder, up, routes, version=0, log="off"):
-    port, admin = lease(), lease()
-    rules = folder / "rules"
-    shutil.rmtree(rules, ignore_errors=True)
-    rules.mkdir()
-
-    def write(version):
-        items = "".join(f'  - {{id: r{n}, match: {{prefix: /svc{n}}}, legacy: u, serverless: u, cohort: c, stage: canary, share: 50%}}\n' for n in range(routes))
-        # The header stands in one route: what a team changes in a large rule set is one of them.
-        text = (
-            f'version: 1\nbackends: {{u: {{urls: ["http://127.0.0.1:{up}"]}}}}\ncohorts: {{c: {{key: [client.ip]}}}}\nroutes:\n{items}'
-            f'  - {{id: rest, match: {{prefix: /}}, legacy: u, response_headers: {{set: {{X-Rule: "{version}"}}}}}}\n'
-        )
-        beside = folder / "rules.new"
-        beside.write_text(text)
-        beside.rename(rules / "rules.yaml")
-
-    write(version)
-    access = log if log == "off" else str(folder / "access.log")
-    (folder / "settings.yaml").write_text(f"version: 1\nthreads: 1\nlogs: {{access: {access}}}\nattribution_header: true\n")
-    args = [BANYAN, "run", "--rules", rules, "--settings", folder / "settings.yaml", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--state", folder / "state"]
-    return Running("banyan", args, port, PROXY_CORE, folder), write
-
-
-PEERS = {"nginx": nginx, "haproxy": haproxy, "envoy": envoy, "banyan": banyan}
-
-
-def wrk(running, path, secs, connections):
-    before = running.cpu_ns()
-    script = ["-s", running.script] if running.script else []
-    out = subprocess.run(["taskset", "-c", LOAD_CORE, "wrk", "-t1", f"-c{connections}", f"-d{secs}s", "--latency", *script, f"http://127.0.0.1:{running.port}{path}"], capture_output=True, text=True).stdout
-    cpu = running.cpu_ns() - before
-    requests = int(re.search(r"(\d+) requests in", out).group(1))
-    if "Non-2xx" in out or "Socket errors" in out or requests == 0:
-        raise SystemExit(f"{running.name}: {out}")
-    unit = {"us": 1, "ms": 1000, "s": 1_000_000}
-
-    def quantile(which):
-        number, suffix = re.search(rf"{which}%\s+([\d.]+)(us|ms|s)", out).groups()
-        return float(number) * unit[suffix]
-
-    return {"cpu_us": cpu / 1000 / requests, "rps": requests / secs, "p50_us": quantile(50), "p99_us": quantile(99)}
-
-
-def interleaved(cells, rounds, secs, connections):
-    """cells: name -> (running, path). One list of results a cell, all cells in every round."""
-    results = {name: [] for name in cells}
-    for running, path in cells.values():
-        wrk(running, path, 1, connections)
-    for _ in range(rounds):
-        for name, (running, path) in cells.items():
-            results[name].append(wrk(running, path, secs, connections))
-    return results
-
-
-def ratios(results, base):
-    """Median and spread of same-round ratios to `base`, per figure."""
-    table = {}
-    for name, rows in results.items():
-        table[name] = {}
-        for figure in ["cpu_us", "rps", "p50_us", "p99_us"]:
-            pairs = [row[figure] / other[figure] for row, other in zip(rows, results[base])]
-            table[name][figure] = {
-                "median": round(statistics.median(row[figure] for row in rows), 2),
-                "ratio": round(statistics.median(pairs), 3), "low": round(min(pairs), 3), "high": round(max(pairs), 3),
-            }
-    return table
-
-
-def show(title, table):
-    print(f"\n{title}")
-    print(f"{'':14}{'CPU us/req':>12}{'ratio':>8}{'spread':>14}{'req/s':>10}{'ratio':>8}{'p50 us':>10}{'ratio':>8}{'p99 us':>10}{'ratio':>8}")
-    for name, row in table.items():
-        cpu = row["cpu_us"]
-        spread = f"{cpu['low']:.2f}-{cpu['high']:.2f}"
-        cells = "".join(f"{row[f]['median']:>10.0f}{row[f]['ratio']:>8.2f}" for f in ["rps", "p50_us", "p99_us"])
-        print(f"{name:14}{cpu['median']:>12.1f}{cpu['ratio']:>8.2f}{spread:>14}{cells}", flush=True)
+from mirror import compare, mirror, mirror_claims
+from peers import BANYAN, LOAD_CORE, PEERS, PROXY_CORE, ROOT, VENV, Running, banyan, interleaved, lease, ratios, show, upstream
 
 
 def plain(folder, args, report):
@@ -510,7 +268,7 @@ def claims(report):
     if "100,000 routes" in report:
         seconds = report["100,000 routes"]["check_s"]
         rows.append(("100,000 routes load in under 2 s", seconds, seconds < 2))
-    return rows
+    return rows + mirror_claims(report)
 
 
 def main():
@@ -518,11 +276,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--secs", type=int, default=4)
     parser.add_argument("--reloads", type=int, default=20)
-    parser.add_argument("--works", default="plain,routes,reload,load,functions")
+    parser.add_argument("--works", default="plain,routes,reload,load,functions,mirror,compare")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     report = {"commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()}
-    works = {"plain": plain, "routes": routes, "reload": reload, "load": load, "functions": functions}
+    works = {"plain": plain, "routes": routes, "reload": reload, "load": load, "functions": functions, "mirror": mirror, "compare": compare}
     for name in args.works.split(","):
         with tempfile.TemporaryDirectory(prefix="banyan-bench-") as folder:
             works[name](pathlib.Path(folder), args, report)

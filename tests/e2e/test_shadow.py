@@ -443,7 +443,7 @@ def test_a_write_is_verified_by_reading_both_sides_after_it(start):
                 found = shared.get(path.decode().rsplit("/", 1)[1])
                 body = json.dumps({**found, "state": "LOST"} if self.lost and found else found).encode()
                 head = b"HTTP/1.1 200 OK\r\n" if found else b"HTTP/1.1 404 No\r\n"
-            connection.sendall(head + b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
+            connection.sendall(head + b"Connection: close\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(body), body))
 
     for read in ("{location}", "/orders/{json.order.id}"):
         for lost in (False, True):

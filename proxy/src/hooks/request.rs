@@ -6,7 +6,7 @@
 use crate::answers::{answer, refuse};
 use crate::context::Context;
 use crate::facts::{self, Client, facts, head_bytes};
-use crate::live::RouteRuntime;
+use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::shadow::tee::Capture;
 use banyan_routes::cors::{Added, Cors};
@@ -188,13 +188,7 @@ fn preflight(table: &RouteTable, facts: &RequestFacts<'_>) -> Option<(Found, Add
     Some((found, headers))
 }
 
-fn side(
-    shared: &Shared,
-    live: &Arc<crate::live::Live>,
-    index: u32,
-    facts: &RequestFacts<'_>,
-    ctx: &mut Context,
-) -> Next {
+fn side(shared: &Shared, live: &Arc<Live>, index: u32, facts: &RequestFacts<'_>, ctx: &mut Context) -> Next {
     let table = &live.serving.table;
     let route = table.route(index);
     let runtime = &live.serving.routes[index as usize];
@@ -206,7 +200,7 @@ fn side(
     match decide(route, table.cohort(route), facts, live.conditions(index, route, forced), rand::random) {
         Ok(decision) => {
             if let Some(rule) = route.shadow.as_ref().filter(|_| !ctx.upgrade) {
-                ctx.capture = sampled(shared, runtime, route, rule, &decision, facts.method);
+                ctx.capture = sampled(shared, live, runtime, route, rule, &decision, facts.method);
             }
             ctx.decision = Some(decision);
             Next::Forward
@@ -218,6 +212,7 @@ fn side(
 /// What is kept of a request that the sample takes; decided when its headers are read.
 fn sampled(
     shared: &Shared,
+    live: &Live,
     runtime: &RouteRuntime,
     route: &Route,
     rule: &ShadowRule,
@@ -227,10 +222,7 @@ fn sampled(
     let side = match shadow(route, decision, method) {
         Shadow::None => return None,
         Shadow::Unsafe => {
-            runtime.evidence().lose(Loss::Unsafe);
-            let count =
-                || shared.metrics.shadow_dropped.with_label_values(&[&*route.id, Loss::Unsafe.as_str()]);
-            runtime.unsafe_dropped.get_or_init(count).inc();
+            runtime.lose(&shared.metrics, &route.id, Loss::Unsafe);
             return None;
         }
         Shadow::Copy(side) => Some(side),
@@ -242,6 +234,21 @@ fn sampled(
         return None;
     }
     evidence.sampled.fetch_add(1, Ordering::Relaxed);
+    // What would be dropped in the end costs nothing when it is dropped now.
+    let rests = side
+        .and_then(|side| route.backend(side))
+        .is_some_and(|at| live.serving.backends[at as usize].shadow_breaker.is_open());
+    let loss = if rests {
+        Some(Loss::Breaker)
+    } else if !shared.shadow.has_room() {
+        Some(Loss::QueueFull)
+    } else {
+        None
+    };
+    if let Some(loss) = loss {
+        runtime.lose(&shared.metrics, &route.id, loss);
+        return None;
+    }
     Some(Capture::new(side, rule.max_body_bytes as usize, &shared.shadow.budget))
 }
 

@@ -11,7 +11,7 @@ pub mod keep;
 use crate::context::Context;
 use crate::evidence::Finished;
 use crate::evidence::store::EvidenceStore;
-use crate::live::RouteRuntime;
+use crate::live::{Live, RouteRuntime};
 use crate::metrics::Metrics;
 use crate::shadow::queue::{Exchange, drop_exchange};
 use crate::shadow::tee::Budget;
@@ -35,52 +35,71 @@ use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
 use xxhash_rust::xxh3::Xxh3;
 
+/// A panic ends one task, and is counted as the one exchange it has cost.
+struct PanicGuard {
+    metrics: Arc<Metrics>,
+    live: Arc<Live>,
+    route: u32,
+    finished: bool,
+}
+
+impl PanicGuard {
+    fn new(mirror: &Mirror, exchange: &Exchange) -> PanicGuard {
+        let (metrics, live, route) =
+            (mirror.metrics.clone(), exchange.ask.live.clone(), exchange.ask.found.route);
+        PanicGuard { metrics, live, route, finished: false }
+    }
+}
+
+impl Drop for PanicGuard {
+    fn drop(&mut self) {
+        if !self.finished && std::thread::panicking() {
+            let id = &self.live.serving.table.route(self.route).id;
+            self.live.serving.routes[self.route as usize].lose(&self.metrics, id, Loss::Panic);
+        }
+    }
+}
+
+/// Exchanges taken at once, and how long the next are left to gather: nobody waits for a shadow, and each time a thread is woken costs as much as
+/// sending.
+const BATCH: usize = 64;
+const PAUSE: Duration = Duration::from_millis(10);
 /// Copies under way at one time.
 const CONCURRENCY: usize = 64;
-/// Failures in a row after which a backend is left alone, and for how long.
-const BREAKER_FAILURES: u32 = 10;
-const BREAKER_OPEN: Duration = Duration::from_secs(5);
-
-#[derive(Default)]
-struct Breaker {
-    failures: u32,
-    open_until: Option<Instant>,
-}
 
 pub struct Mirror {
     sender: Sender,
     metrics: Arc<Metrics>,
     store: Arc<EvidenceStore>,
-    breakers: Mutex<HashMap<Box<str>, Breaker>>,
     controls: Mutex<HashMap<Box<str>, Controls>>,
 }
 
 impl Mirror {
     pub fn new(budget: Arc<Budget>, metrics: Arc<Metrics>, store: Arc<EvidenceStore>) -> Mirror {
         let sender = Sender::new(budget);
-        Mirror { sender, metrics, store, breakers: Mutex::default(), controls: Mutex::default() }
+        Mirror { sender, metrics, store, controls: Mutex::default() }
     }
 
     /// Runs until the queue is closed. Call on the shadow's own runtime.
     pub async fn run(self: Arc<Mirror>, mut queue: Receiver<Exchange>) {
         let permits = Arc::new(Semaphore::new(CONCURRENCY));
-        loop {
-            // The permit first: what waits, waits in the queue, where it is counted and bounded.
-            let Ok(permit) = permits.clone().acquire_owned().await else { return };
-            let Some(exchange) = queue.recv().await else { return };
-            let mirror = self.clone();
-            tokio::spawn(async move {
-                let (live, at) = (exchange.ask.live.clone(), exchange.ask.found.route);
-                let own = mirror.clone();
-                // A task of its own: a panic ends it, and is counted as the one exchange it has cost.
-                if tokio::spawn(async move { own.one(exchange).await }).await.is_err() {
-                    let (runtime, route) =
-                        (&live.serving.routes[at as usize], &live.serving.table.route(at).id);
-                    runtime.evidence().lose(Loss::Panic);
-                    mirror.metrics.shadow_dropped.with_label_values(&[&**route, Loss::Panic.as_str()]).inc();
-                }
-                drop(permit);
-            });
+        let mut batch = Vec::with_capacity(BATCH);
+        while queue.recv_many(&mut batch, BATCH).await > 0 {
+            let full = batch.len() == BATCH;
+            for exchange in batch.drain(..) {
+                // What waits here waits in the queue's place, which is bounded and counted.
+                let Ok(permit) = permits.clone().acquire_owned().await else { return };
+                let mirror = self.clone();
+                tokio::spawn(async move {
+                    let mut guard = PanicGuard::new(&mirror, &exchange);
+                    mirror.one(exchange).await;
+                    guard.finished = true;
+                    drop(permit);
+                });
+            }
+            if !full {
+                tokio::time::sleep(PAUSE).await;
+            }
         }
     }
 
@@ -99,7 +118,7 @@ impl Mirror {
     async fn copy(&self, exchange: &Exchange, route: &Route, rule: &ShadowRule, side: Side) {
         let capture = &exchange.capture;
         let Some(backend) = backend(exchange, route, side) else { return };
-        if self.is_open(&backend) {
+        if backend.shadow_breaker.is_open() {
             return drop_exchange(&self.metrics, exchange, Loss::Breaker);
         }
         let ask = &exchange.ask;
@@ -157,7 +176,7 @@ impl Mirror {
                 self.runtime(exchange).evidence().control(identity(exchange), &verdict, SystemTime::now());
                 word(&verdict)
             }
-            _ => "no_answer",
+            _ => "inconclusive",
         };
         self.metrics.controls.with_label_values(&[&*route.id, word]).inc();
     }
@@ -237,7 +256,7 @@ impl Mirror {
             }
             Err(_) => "failed",
         };
-        self.settle(backend, sent.is_ok());
+        backend.shadow_breaker.settle(sent.is_ok());
         self.metrics.shadow.with_label_values(&[&*route.id, word]).inc();
         sent.ok()
     }
@@ -283,25 +302,6 @@ impl Mirror {
         let mut all = self.controls.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(route.id.clone()).or_default().take(rule.controls, Instant::now())
     }
-
-    fn is_open(&self, backend: &RunningBackend) -> bool {
-        let breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        let open = breakers.get(&backend.definition.id).and_then(|breaker| breaker.open_until);
-        open.is_some_and(|until| Instant::now() < until)
-    }
-
-    fn settle(&self, backend: &RunningBackend, answered: bool) {
-        let mut breakers = self.breakers.lock().unwrap_or_else(PoisonError::into_inner);
-        let breaker = breakers.entry(backend.definition.id.clone()).or_default();
-        if answered {
-            *breaker = Breaker::default();
-            return;
-        }
-        breaker.failures += 1;
-        if breaker.failures >= BREAKER_FAILURES {
-            breaker.open_until = Some(Instant::now() + BREAKER_OPEN);
-        }
-    }
 }
 
 fn backend(exchange: &Exchange, route: &Route, side: Side) -> Option<Arc<RunningBackend>> {
@@ -320,7 +320,8 @@ fn word(verdict: &Verdict) -> &'static str {
     match verdict {
         Verdict::Match => "match",
         Verdict::Mismatch(_) => "mismatch",
-        Verdict::Inconclusive(unknown) => unknown.as_str(),
+        // Why is told by the evidence.
+        Verdict::Inconclusive(_) => "inconclusive",
     }
 }
 

@@ -3,7 +3,6 @@
 //! Input: finished requests. Output: the same, on the other side of a queue. Must not: block; what does not fit is dropped
 //! and counted by its cause (law 1).
 
-use crate::evidence::Evidence;
 use crate::facts::Client;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -40,10 +39,6 @@ pub struct Exchange {
 }
 
 impl Exchange {
-    pub fn evidence(&self) -> &Evidence {
-        self.ask.live.serving.routes[self.ask.found.route as usize].evidence()
-    }
-
     pub fn route(&self) -> &str {
         &self.ask.live.serving.table.route(self.ask.found.route).id
     }
@@ -60,6 +55,11 @@ impl ShadowQueue {
     pub fn new(metrics: Arc<Metrics>) -> (ShadowQueue, Receiver<Exchange>) {
         let (sender, receiver) = channel(QUEUE);
         (ShadowQueue { sender, budget: Arc::new(Budget::new(BYTES_MAX)), metrics }, receiver)
+    }
+
+    /// Whether it is worth keeping anything of a request that begins now.
+    pub fn has_room(&self) -> bool {
+        self.sender.capacity() > 0
     }
 
     /// Hands over, or drops.
@@ -83,8 +83,8 @@ impl ShadowQueue {
     }
 }
 
-/// Counts a loss: losses come with load and size, so they are evidence themselves.
+/// Counts a loss.
 pub fn drop_exchange(metrics: &Metrics, exchange: &Exchange, loss: Loss) {
-    exchange.evidence().lose(loss);
-    metrics.shadow_dropped.with_label_values(&[exchange.route(), loss.as_str()]).inc();
+    let runtime = &exchange.ask.live.serving.routes[exchange.ask.found.route as usize];
+    runtime.lose(metrics, exchange.route(), loss);
 }

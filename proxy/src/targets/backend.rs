@@ -6,6 +6,7 @@
 
 use crate::aws::credentials::CredentialStore;
 use crate::aws::sign::{self, Scope};
+use crate::targets::breaker::Breaker;
 use crate::targets::function::RunningFunction;
 use crate::targets::supplies::Supplies;
 use crate::targets::tls_files;
@@ -61,6 +62,7 @@ pub struct RunningBackend {
     pub token: Option<Arc<RunningToken>>,
     /// It has shown that it keeps shadows apart.
     pub proved: AtomicBool,
+    pub shadow_breaker: Breaker,
 }
 
 /// Why a backend cannot run in this process, whatever the rules say.
@@ -116,6 +118,7 @@ impl RunningBackend {
             signature,
             token,
             proved: AtomicBool::new(false),
+            shadow_breaker: Breaker::default(),
         })
     }
 

@@ -4,6 +4,7 @@ pub mod tls_files;
 pub mod supplies;
 pub mod token;
 pub mod function;
+pub mod breaker;
 pub mod backend;
 pub mod resolve;
 pub mod health;
