@@ -5,7 +5,7 @@
 use crate::access_log::LogSender;
 use crate::admin::Admin;
 use crate::certificates::{HotCertificate, client_verifier};
-use crate::control::{Control, ControlLoop, ReloadRequest, Signals, Stop};
+use crate::control::{Control, ControlLoop, Request, Signals, Stop};
 use crate::evidence::store::EvidenceStore;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
@@ -92,7 +92,7 @@ pub fn start(
         .enable_all()
         .build()?;
     let (stop, stopped) = watch::channel(None);
-    let (reload, requests) = mpsc::channel::<ReloadRequest>(16);
+    let (asked, requests) = mpsc::channel::<Request>(16);
     let store = Arc::new(EvidenceStore::open(&settings.state_dir, &metrics));
     let first = control_runtime.block_on(async {
         let signals = Signals::install()?;
@@ -130,6 +130,7 @@ pub fn start(
     let shadow_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(1)
         .thread_name("shadow")
+        .on_thread_start(stand_back)
         .enable_all()
         .build()?;
     let (shadow, exchanges) = ShadowQueue::new(metrics.clone());
@@ -147,7 +148,7 @@ pub fn start(
         shadow,
         evidence: store,
     });
-    let control = Control { reload, draining, stop: stopped };
+    let control = Control { requests: asked, draining, stop: stopped };
     let mut server = server(&shared, &certificates, &control)?;
     extra.into_iter().for_each(|service| {
         server.add_services(vec![service]);
@@ -215,7 +216,7 @@ fn server(
     h2c.into_iter().for_each(|own| {
         server.add_service(own);
     });
-    let admin = Admin { shared: shared.clone(), reload: control.reload.clone() };
+    let admin = Admin { shared: shared.clone(), requests: control.requests.clone() };
     let mut service = ListeningService::new("admin".into(), admin);
     service.threads = Some(1);
     service.add_tcp(&settings.admin.to_string());
@@ -273,6 +274,16 @@ impl Running {
         server.run(RunArgs { shutdown_signal: Box::new(StopSignal(control.stop.clone())) });
         shared.log.flush();
         keep::flush(&shared.evidence, &shared.live, &shared.metrics);
+    }
+}
+
+/// On a machine without an idle core, workers come first (law 1): with this nice value the kernel gives them nine parts of ten.
+const SHADOW_NICE: i32 = 10;
+
+fn stand_back() {
+    // Linux takes the thread's id here. Where it is refused, the shadow's thread is one like the others.
+    if let Err(error) = rustix::process::setpriority_process(Some(rustix::thread::gettid()), SHADOW_NICE) {
+        tracing::debug!(%error, "the shadow's thread keeps its priority");
     }
 }
 

@@ -4,10 +4,11 @@
 
 use crate::admin_client::AdminClient;
 use crate::commands::check::CheckOutput;
-use crate::commands::{check, compare, demo, explain, layout, plan, remote, run};
+use crate::commands::{changes, check, compare, demo, explain, layout, plan, remote, run};
 use crate::exit::Exit;
 use crate::settings::Flags;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
@@ -35,6 +36,24 @@ struct Remote {
     token_file: Option<PathBuf>,
     #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
     output: Output,
+}
+
+#[derive(Args)]
+struct ChangeFlags {
+    /// Why; it stands in the audit log.
+    #[arg(long, env = "BANYAN_REASON", default_value = "")]
+    reason: String,
+    /// Say what would come of it.
+    #[arg(long, env = "BANYAN_DRY_RUN")]
+    dry_run: bool,
+    /// Do not ask on a terminal.
+    #[arg(long, env = "BANYAN_YES")]
+    yes: bool,
+    /// Only if the state is at this revision.
+    #[arg(long, env = "BANYAN_IF_REVISION", value_name = "R")]
+    if_revision: Option<u64>,
+    #[command(flatten)]
+    remote: Remote,
 }
 
 #[derive(Subcommand)]
@@ -140,6 +159,63 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Raise a route's share to the next step of its ramp.
+    Promote {
+        id: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Keep a route's share where it is.
+    Hold {
+        id: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Lift a hold, and a rollback with it.
+    Resume {
+        id: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Set the share of a route in stage ramp.
+    SetShare {
+        id: String,
+        /// Such as `25%`.
+        share: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Approve the next step that needs it.
+    Approve {
+        id: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Send everybody back to legacy, and hold.
+    Rollback {
+        id: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Turn a kill switch on: `all`, `group:<name>` or a route's id.
+    Kill {
+        #[arg(default_value = "all")]
+        scope: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Turn a kill switch off.
+    Unkill {
+        #[arg(default_value = "all")]
+        scope: String,
+        #[command(flatten)]
+        change: ChangeFlags,
+    },
+    /// Every change beside the rules, and whether its chain is whole.
+    Audit {
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Make a running proxy read its rules again.
     Reload {
         #[command(flatten)]
@@ -211,9 +287,28 @@ fn dispatch(command: Command) -> Exit {
         Command::Show { id, patch: false, remote } => {
             with_admin(&remote, |client, json| remote::show(client, &id, json))
         }
+        Command::Promote { id, change } => changed(&change, &id, "promote", json!({})),
+        Command::Hold { id, change } => changed(&change, &id, "hold", json!({})),
+        Command::Resume { id, change } => changed(&change, &id, "resume", json!({})),
+        Command::SetShare { id, share, change } => changed(&change, &id, "share", json!({ "share": share })),
+        Command::Approve { id, change } => changed(&change, &id, "approve", json!({})),
+        Command::Rollback { id, change } => changed(&change, &id, "rollback", json!({})),
+        Command::Kill { scope, change } => changed(&change, "", "kill", json!({ "scope": scope })),
+        Command::Unkill { scope, change } => changed(&change, "", "unkill", json!({ "scope": scope })),
+        Command::Audit { remote } => with_admin(&remote, changes::audit),
         Command::Reload { remote } => with_admin(&remote, remote::reload),
         Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),
     }
+}
+
+/// `id` is empty where the body says what is meant.
+fn changed(flags: &ChangeFlags, id: &str, action: &str, mut body: Value) -> Exit {
+    body["reason"] = json!(flags.reason);
+    body["dry_run"] = json!(flags.dry_run);
+    if let Some(revision) = flags.if_revision {
+        body["if_revision"] = json!(revision);
+    }
+    with_admin(&flags.remote, |client, json| changes::change(client, id, action, body, flags.yes, json))
 }
 
 fn with_admin(remote: &Remote, ask: impl FnOnce(&AdminClient, bool) -> Exit) -> Exit {

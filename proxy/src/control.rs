@@ -3,10 +3,12 @@
 //! Input: events. Output: reloads, kills, and the word to stop. Must not: be waited for by a request; it has a runtime of
 //! its own, so that a 100,000-route compile never stalls a worker.
 
+use crate::change::{ChangeAsked, Changed, NotChanged};
 use crate::live::LiveTable;
 use crate::reload::{Outcome, Reloader};
 use crate::rule_dir::{Fingerprint, fingerprint};
 use crate::settings::Watch;
+use banyan_routes::audit::Entry;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecursiveMode, Watcher};
 use pingora_core::server::ShutdownSignal;
@@ -30,13 +32,17 @@ const QUIET_MAX: Duration = Duration::from_secs(10);
 /// The look behind the events, and the whole of `watch: poll`.
 const POLL: Duration = Duration::from_millis(1000);
 
-/// A reload that someone waits for.
-pub type ReloadRequest = oneshot::Sender<Outcome>;
+/// What someone asks of the control thread, and waits for.
+pub enum Request {
+    Reload(oneshot::Sender<Outcome>),
+    Change(Box<ChangeAsked>, oneshot::Sender<Result<Changed, NotChanged>>),
+    Audit(oneshot::Sender<Result<Vec<Entry>, String>>),
+}
 
 /// What the rest of the process may ask of the control thread.
 #[derive(Clone)]
 pub struct Control {
-    pub reload: mpsc::Sender<ReloadRequest>,
+    pub requests: mpsc::Sender<Request>,
     pub draining: Arc<AtomicBool>,
     pub stop: watch::Receiver<Option<Stop>>,
 }
@@ -83,7 +89,7 @@ pub struct ControlLoop {
     pub state_dir: PathBuf,
     pub watch: Watch,
     pub signals: Signals,
-    pub requests: mpsc::Receiver<ReloadRequest>,
+    pub requests: mpsc::Receiver<Request>,
     pub draining: Arc<AtomicBool>,
     pub stop: watch::Sender<Option<Stop>>,
     pub drain_delay: Duration,
@@ -153,11 +159,19 @@ impl ControlLoop {
                         self.changed(&mut pending, &[], true);
                     }
                 }
-                Some(asked) = self.requests.recv() => {
-                    seen = fingerprint(&self.rules_dir);
-                    let (outcome, _) = self.reloader.reload().await;
-                    let _ = asked.send(outcome);
-                }
+                Some(asked) = self.requests.recv() => match asked {
+                    Request::Reload(done) => {
+                        seen = fingerprint(&self.rules_dir);
+                        let (outcome, _) = self.reloader.reload().await;
+                        let _ = done.send(outcome);
+                    }
+                    Request::Change(asked, done) => {
+                        let _ = done.send(self.reloader.change(&asked));
+                    }
+                    Request::Audit(done) => {
+                        let _ = done.send(self.reloader.audit());
+                    }
+                },
                 _ = self.signals.hup.recv() => {
                     (self.on_hup)();
                     self.settle(&mut seen).await;

@@ -7,12 +7,13 @@ use crate::evidence::{Evidence, Kept};
 use crate::lambda::usage::{Figures, Usage};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::state::kill::KillSet;
+use crate::state::store::State;
 use crate::targets::backend::RunningBackend;
 use arc_swap::ArcSwapOption;
 use banyan_routes::compile::ReadFile;
 use banyan_routes::decide::Conditions;
 use banyan_routes::evidence::Loss;
-use banyan_routes::ids::Side;
+use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::table::{Route, RouteTable};
 use pingora_prometheus::prometheus::IntCounter;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -106,13 +107,21 @@ impl RouteRuntime {
 pub struct Live {
     pub serving: Arc<Serving>,
     pub kills: KillSet,
+    pub state: Arc<State>,
     killed: Box<[bool]>,
+    /// The part of the keys that goes to serverless, and whether the route was rolled back; in the order of the routes.
+    shares: Box<[(SharePpm, bool)]>,
 }
 
 impl Live {
-    pub fn new(serving: Arc<Serving>, kills: KillSet) -> Live {
+    pub fn new(serving: Arc<Serving>, kills: KillSet, state: Arc<State>) -> Live {
         let killed = kills.flags(&serving.table);
-        Live { serving, kills, killed }
+        let share = |route: &Route| match state.routes.get(&*route.id) {
+            Some(known) => (known.effective(route.stage), known.rolled_back),
+            None => (route.stage.share(), false),
+        };
+        let shares = serving.table.routes.iter().map(share).collect();
+        Live { serving, kills, state, killed, shares }
     }
 
     /// What the decision needs beyond rules and request.
@@ -120,7 +129,8 @@ impl Live {
         let serverless = route.backend(Side::Serverless);
         Conditions {
             killed: self.killed[index as usize],
-            share: route.stage.share(),
+            share: self.shares[index as usize].0,
+            rolled_back: self.shares[index as usize].1,
             override_side,
             serverless_available: serverless
                 .is_none_or(|backend| self.serving.backends[backend as usize].available()),

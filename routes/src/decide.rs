@@ -135,6 +135,8 @@ pub struct Conditions {
     pub killed: bool,
     /// The share of this route now; the stage's own unless the state says otherwise.
     pub share: SharePpm,
+    /// The route was rolled back: its share is 0, whatever its stage says.
+    pub rolled_back: bool,
     pub override_side: Option<Side>,
     /// The serverless backend takes requests.
     pub serverless_available: bool,
@@ -200,6 +202,7 @@ pub fn decide(
     }
     let decision = match route.stage {
         Stage::Legacy | Stage::Shadow => return Ok(chosen(Side::Legacy, Reason::Stage)),
+        Stage::Serverless if now.rolled_back => by_user(cohort, facts, now, fresh),
         Stage::Serverless | Stage::Retired => chosen(Side::Serverless, Reason::Stage),
         Stage::Canary(_) | Stage::Ramp => by_user(cohort, facts, now, fresh),
     };

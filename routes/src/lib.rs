@@ -33,6 +33,8 @@ pub mod evidence;
 pub mod read_back;
 pub mod table;
 pub mod decide;
+pub mod life;
+pub mod audit;
 pub mod override_header;
 pub mod automata;
 pub mod overlap;

@@ -52,6 +52,12 @@ impl Redactor {
         if out.contains('@') && !out.contains("/@") { self.whole_path(path) } else { out }
     }
 
+    /// A key of a document: a name stays, an address or a number does not.
+    pub fn key(&self, key: &str) -> String {
+        let known = class(key).or_else(|| (key.contains('@') || key.len() > 64).then_some("text"));
+        known.map_or_else(|| key.to_owned(), |class| format!("{class}:{}", self.pseudonym(key)))
+    }
+
     fn whole_path(&self, path: &str) -> String {
         let root: String = path.chars().take_while(|it| !matches!(it, '[' | '@')).collect();
         format!("{root}…:{}", self.pseudonym(path))

@@ -21,7 +21,13 @@ pub struct TestResult {
 
 /// What the rules alone say: nothing killed, the stage's own share, everything healthy.
 pub fn rules_alone(_: u32, route: &Route) -> Conditions {
-    Conditions { killed: false, share: route.stage.share(), override_side: None, serverless_available: true }
+    Conditions {
+        killed: false,
+        share: route.stage.share(),
+        rolled_back: false,
+        override_side: None,
+        serverless_available: true,
+    }
 }
 
 /// Runs every test of every file.

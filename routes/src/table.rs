@@ -16,6 +16,8 @@ use crate::request::RequestFacts;
 use crate::rewrite::{PathRewrite, Rewrite};
 use crate::terms::{Condition, FailureKind, KeySource};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
+use jiff::Timestamp;
+use jiff::civil::DateTime;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,6 +166,40 @@ pub struct ShadowRule {
     pub writes: Writes,
 }
 
+/// How a share rises.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RampRule {
+    /// Rising.
+    pub steps: Vec<RampStep>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RampStep {
+    pub at: SharePpm,
+    /// How many distinct people have to approve it.
+    pub approve: u8,
+}
+
+/// A time in which no share is raised.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Freeze {
+    pub name: Box<str>,
+    pub from: DateTime,
+    pub to: DateTime,
+    pub zone: Box<str>,
+}
+
+impl Freeze {
+    /// A zone that this machine does not know keeps the freeze on: no raise is safe in it.
+    pub fn is_on(&self, now: Timestamp) -> bool {
+        let at = |time: DateTime| time.in_tz(&self.zone).map(|zoned| zoned.timestamp());
+        match (at(self.from), at(self.to)) {
+            (Ok(from), Ok(to)) => from <= now && now < to,
+            _ => true,
+        }
+    }
+}
+
 /// One route, compiled.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -185,6 +221,12 @@ pub struct Route {
     pub policy: Arc<Policy>,
     /// Set when its stage mirrors.
     pub shadow: Option<Box<ShadowRule>>,
+    /// Set in stage `ramp`.
+    pub ramp: Option<Box<RampRule>>,
+    /// A rollback is refused.
+    pub point_of_no_return: bool,
+    /// Routes that have to be at least as far before this one's share is raised.
+    pub after: Vec<Box<str>>,
     /// Where it was written: file number and position in its `routes`.
     pub origin: (u32, u32),
 }
@@ -225,6 +267,7 @@ pub struct RouteTable {
     pub backends: Vec<Backend>,
     pub cohorts: Vec<Cohort>,
     pub groups: Vec<Box<str>>,
+    pub freezes: Vec<Freeze>,
     pub by_id: HashMap<Box<str>, u32>,
     pub(crate) index: Index,
     pub(crate) any_normalise: bool,

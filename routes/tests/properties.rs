@@ -185,7 +185,13 @@ fn moved(table: &RouteTable, share: u32) -> Vec<bool> {
         let mut request = OwnedRequest::new("GET", "http://h/x").expect("request");
         request.header("x-user", key).expect("header");
         let share = SharePpm::new(share).expect("share");
-        let now = Conditions { killed: false, share, override_side: None, serverless_available: true };
+        let now = Conditions {
+            killed: false,
+            share,
+            rolled_back: false,
+            override_side: None,
+            serverless_available: true,
+        };
         let decision =
             decide(route, table.cohort(route), &request.facts(), now, || unreachable!("the user has a key"));
         decision.expect("decision").side == Side::Serverless

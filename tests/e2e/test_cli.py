@@ -170,8 +170,9 @@ def test_the_admin_api_is_as_described_and_guarded(start):
     described = proxy.api("/api/v1/openapi.json")[1]
     for path, methods in described["paths"].items():
         for method in methods:
-            real = path.replace("{id}", "loyalty")
-            body = {"url": "http://air.example/api/loyalty/kim"} if method == "post" else None
+            real = path.replace("{id}", "loyalty").replace("{action}", "hold")
+            bodies = {"/api/v1/explain": {"url": "http://air.example/api/loyalty/kim"}, "/api/v1/kill": {"scope": "bookings"}}
+            body = bodies.get(path, {}) if method == "post" else None
             assert proxy.api(real, method.upper(), body)[0] == 200, (method, path)
     told = proxy.api("/api/v1/explain", "POST", {"method": "GET", "url": "http://air.example/api/loyalty/kim"})[1]
     assert told["route"] == "loyalty" and told["side"] == "serverless"

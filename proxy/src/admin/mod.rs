@@ -4,9 +4,10 @@
 //! be steered from a web page: names in Host are checked against DNS rebinding, and changes need a JSON content type.
 
 pub mod api;
+mod changes;
 mod openapi;
 
-use crate::control::ReloadRequest;
+use crate::control::Request;
 use crate::proxy::Shared;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
@@ -24,7 +25,7 @@ const BODY_MAX: usize = 1 << 20;
 
 pub struct Admin {
     pub shared: Arc<Shared>,
-    pub reload: mpsc::Sender<ReloadRequest>,
+    pub requests: mpsc::Sender<Request>,
 }
 
 /// A finished answer.
@@ -46,6 +47,7 @@ impl ServeHttp for Admin {
             _ if !host_allowed(session) => {
                 problem(403, "host not allowed", "the Host must be an address or localhost")
             }
+            ("GET" | "HEAD", "/api/v1/audit") => changes::audit(&self.requests).await,
             ("GET" | "HEAD", _) => self.read(&path, query.as_deref()),
             ("POST", _) => self.change(session, &path).await,
             _ => problem(405, "method not allowed", "expected GET or POST"),
@@ -122,13 +124,16 @@ impl Admin {
                 None => problem(503, "no valid rule set", "nothing serves yet"),
             },
             "/api/v1/reload" => self.reload().await,
-            _ => problem(404, "no such resource", path),
+            _ => {
+                let answer = changes::change(&self.requests, path, &body).await;
+                answer.unwrap_or_else(|| problem(404, "no such resource", path))
+            }
         }
     }
 
     async fn reload(&self) -> Answer {
         let (done, outcome) = tokio::sync::oneshot::channel();
-        let asked = self.reload.send(done).await.is_ok();
+        let asked = self.requests.send(Request::Reload(done)).await.is_ok();
         match outcome.await {
             Ok(outcome) if asked && outcome.accepted => json_answer(200, &outcome),
             Ok(outcome) => {
@@ -182,11 +187,11 @@ pub fn problem(status: u16, title: &str, detail: &str) -> Answer {
     problem_answer(status, &problem_value(status, title, detail))
 }
 
-fn problem_value(status: u16, title: &str, detail: &str) -> Value {
+pub fn problem_value(status: u16, title: &str, detail: &str) -> Value {
     json!({ "type": "about:blank", "title": title, "status": status, "detail": detail })
 }
 
-fn problem_answer(status: u16, value: &Value) -> Answer {
+pub fn problem_answer(status: u16, value: &Value) -> Answer {
     build(status, "application/problem+json", serde_json::to_vec(value).unwrap_or_default())
 }
 

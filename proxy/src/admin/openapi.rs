@@ -45,6 +45,21 @@ pub fn document() -> Value {
                 "parameters": [{ "name": "route", "in": "query", "schema": { "type": "string" } }],
                 "responses": { "200": ok("the proposals"), "403": problem, "404": problem, "503": problem }
             } },
+            "/api/v1/audit": get("every change beside the rules, and whether the chain of their hashes is whole"),
+            "/api/v1/routes/{id}/{action}": { "post": {
+                "summary": "promote, hold, resume, share, approve, rollback, kill or unkill a route",
+                "parameters": [
+                    { "name": "id", "in": "path", "required": true, "schema": { "type": "string" } },
+                    { "name": "action", "in": "path", "required": true, "schema": { "enum": ["promote", "hold", "resume", "share", "approve", "rollback", "kill", "unkill"] } }
+                ],
+                "requestBody": { "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Change" } } } },
+                "responses": { "200": ok("changed, or what would come of it"), "400": problem, "403": problem, "404": problem, "409": problem, "415": problem, "503": problem }
+            } },
+            "/api/v1/kill": { "post": {
+                "summary": "turn a kill switch on; `/api/v1/unkill` turns it off",
+                "requestBody": { "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Change" } } } },
+                "responses": { "200": ok("changed"), "403": problem, "404": problem, "409": problem, "415": problem, "503": problem }
+            } },
             "/api/v1/explain": { "post": {
                 "summary": "where a request goes, and why",
                 "requestBody": { "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Explain" } } } },
@@ -66,6 +81,14 @@ pub fn document() -> Value {
                     "headers": { "type": "object", "additionalProperties": { "type": "string" } },
                     "client_ip": { "type": "string" },
                     "listener": { "type": "string" }
+                }
+            },
+            "Change": {
+                "type": "object",
+                "properties": {
+                    "reason": { "type": "string" }, "actor": { "type": "string" }, "if_revision": { "type": "integer" }, "dry_run": { "type": "boolean" },
+                    "share": { "type": "string", "description": "of share: `25%`" },
+                    "scope": { "type": "string", "description": "of kill and unkill: `all`, `group:<name>` or a route's id" }
                 }
             },
             "Problem": {

@@ -19,6 +19,9 @@ pub const TOO_LARGE: ErrorType = ErrorType::Custom("answer too large");
 /// How long an answer may take that was given before the request was read to its end.
 const EARLY_ANSWER: Duration = Duration::from_secs(1);
 
+/// Resting connections in a row that may turn out to be closed.
+const STALE_MAX: usize = 16;
+
 /// The pool and TLS configuration of all exchanges.
 pub struct Client {
     connector: Connector<()>,
@@ -57,10 +60,14 @@ impl Client {
         head: RequestHeader,
         body: Bytes,
     ) -> Result<Answer, Failed> {
-        match self.send(peer.clone(), head.clone(), body.clone()).await {
-            Err(failed) if failed.reused => self.send(peer, head, body).await,
-            result => result,
+        // Others that rest may have been closed with it.
+        for _ in 0..STALE_MAX {
+            match self.send(peer.clone(), head.clone(), body.clone()).await {
+                Err(failed) if failed.reused => {}
+                result => return result,
+            }
         }
+        self.send(peer, head, body).await
     }
 
     /// Sends and waits for the final answer's head. Timeouts are the peer's.

@@ -1,6 +1,7 @@
 //! One file per command or family of commands. Data goes to stdout, everything else to stderr.
 
 pub mod rules;
+pub mod changes;
 pub mod check;
 pub mod compare;
 pub mod explain;

@@ -10,7 +10,7 @@ use banyan_routes::ids::SharePpm;
 use serde_json::{Value, json};
 
 /// Prints and turns "cannot be reached" into its exit code.
-fn finish(result: Result<Exit, Unreachable>) -> Exit {
+pub fn finish(result: Result<Exit, Unreachable>) -> Exit {
     result.unwrap_or_else(|error| {
         eprintln!("banyan: {error}");
         Exit::Unreachable
@@ -18,7 +18,7 @@ fn finish(result: Result<Exit, Unreachable>) -> Exit {
 }
 
 /// An API answer that is not a success: its problem on stderr.
-fn refused(status: u16, value: &Value) -> Exit {
+pub fn refused(status: u16, value: &Value) -> Exit {
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     eprintln!("banyan: {status} {}: {}", text("title"), text("detail"));
     Exit::No
@@ -118,7 +118,7 @@ pub fn table(routes: &[Value]) -> String {
     rows.iter().map(line).collect()
 }
 
-fn plain(value: &Value) -> String {
+pub fn plain(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
         Value::Null => "-".into(),

@@ -4,6 +4,7 @@
 
 use crate::evidence::{Kept, WINDOWS_MAX, hour};
 use crate::metrics::Metrics;
+use crate::private;
 use banyan_routes::redact::Redactor;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ impl EvidenceStore {
             rand::random()
         }));
         let opened =
-            Database::create(dir.join(FILE)).map_err(|error| error.to_string()).and_then(|database| {
+            private::create(&dir.join(FILE)).map_err(|error| error.to_string()).and_then(|database| {
                 let (kept, sizes) = read(&database).map_err(|error| error.to_string())?;
                 Ok((database, kept, sizes))
             });

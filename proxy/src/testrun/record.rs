@@ -112,7 +112,8 @@ impl Recorded {
         }
         recorded.body = body(line.body, line.body_base64)?;
         recorded.at_ms = line.at_ms;
-        recorded.session = line.session;
+        let cookie = recorded.headers.get("cookie").and_then(|it| it.to_str().ok());
+        recorded.session = line.session.or_else(|| cookie.map(str::to_owned));
         recorded.legacy = line.legacy.map(Stored::read).transpose()?;
         recorded.serverless = line.serverless.map(Stored::read).transpose()?;
         Ok(recorded)

@@ -282,6 +282,9 @@ fn decide(played: &Played, counted: &Window, claim: &Claim) -> (RunVerdict, Vec<
             return (RunVerdict::Inconclusive, vec![format!("{} cannot be reached", side.as_str())]);
         }
     }
+    if asked == 0 {
+        return (RunVerdict::NotEnoughEvidence, vec!["nothing of the input could be asked".into()]);
+    }
     let percent = |ratio: f64| format!("{} %", (ratio * 1e5).round() / 1e3);
     if asked > 0 && coverage(counted) < claim.coverage_floor {
         let text = format!(
@@ -371,7 +374,10 @@ impl Terms<'_> {
             }
         };
         match document(&stored.headers, &body) {
-            Some(document) => lines.extend(render::lines(&document, &show)),
+            Some(document) => {
+                let key = |key: &str| if self.raw_values { key.to_owned() } else { self.redactor.key(key) };
+                lines.extend(render::lines(&document, &show, &key));
+            }
             None => lines.push(format!("{} bytes", body.len())),
         }
         lines

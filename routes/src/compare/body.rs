@@ -59,6 +59,7 @@ pub fn compare(
     }
     let cut = legacy.truncated || serverless.truncated;
     if legacy.body == serverless.body {
+        charsets(a, b, legacy.body, rules, found);
         return cut.then_some(Unknown::Truncated);
     }
     if cut {
@@ -81,6 +82,19 @@ pub fn compare(
     let budget = Budget::default();
     let mut walker = Walker { rules, found, budget };
     bodies(&mut walker, (a, legacy.body), (b, serverless.body), "", 0).err()
+}
+
+/// The same bytes, to be read in another character set.
+fn charsets(a: &str, b: &str, body: &[u8], rules: &Rules, found: &mut Vec<Difference>) {
+    let is_text =
+        |kind: &str| !matches!(Format::of(&bare(kind)), Format::Bytes | Format::Form | Format::Multipart);
+    if body.is_ascii() || !is_text(a) || !is_text(b) {
+        return;
+    }
+    let (one, other) = (decode(a, body), decode(b, body));
+    if one.charset != other.charset {
+        named("header.content-type", Kind::Charset, one.charset, other.charset, rules, found);
+    }
 }
 
 /// A difference of two names, unless the rules say it is none.

@@ -16,7 +16,11 @@ pub fn urlencoded(body: &[u8]) -> Node {
         let at = pair.iter().position(|byte| *byte == b'=').unwrap_or(pair.len());
         let text = |bytes: &[u8]| -> Box<str> {
             let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
-            percent_decode(&spaced).decode_utf8_lossy().into()
+            let bytes: Vec<u8> = percent_decode(&spaced).collect();
+            // What is no text is told apart by its bytes.
+            let escaped =
+                |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+            String::from_utf8(bytes).unwrap_or_else(|error| escaped(error.as_bytes())).into()
         };
         let value = pair.get(at + 1..).unwrap_or_default();
         fields.entry(text(&pair[..at])).or_default().push(Node::Text(text(value)));

@@ -3,6 +3,7 @@
 //! Input: both sides' headers. Output: differences. Must not: compare what a server puts on for itself: dates, ids, its name.
 
 use super::rules::Rules;
+use super::shape;
 use super::typed::Held;
 use super::{Difference, Kind, Value};
 use http::{HeaderMap, HeaderName, header};
@@ -11,7 +12,9 @@ use std::collections::BTreeSet;
 /// Compared as sets of parts, order and case apart.
 const LISTS: [HeaderName; 3] = [header::CACHE_CONTROL, header::VARY, header::ALLOW];
 /// Whether they are there; their values differ by nature.
-const PRESENCE: [HeaderName; 3] = [header::ETAG, header::LAST_MODIFIED, header::WWW_AUTHENTICATE];
+const PRESENCE: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
+/// 2000: nobody sets a cookie to last until then.
+const LONG_GONE_MS: i64 = 946_684_800_000;
 /// Compared as they are.
 const EXACT: [HeaderName; 3] = [header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION, header::RETRY_AFTER];
 
@@ -49,13 +52,31 @@ pub fn compare(legacy: &HeaderMap, serverless: &HeaderMap, rules: &Rules, found:
     for name in &EXACT {
         check(name, &|headers| value(headers, name).to_owned());
     }
-    // Each side knows itself by another host; where it sends the client is the path.
-    check(&header::LOCATION, &|headers| path_of(value(headers, &header::LOCATION)).to_owned());
+    check(&header::WWW_AUTHENTICATE, &|headers| {
+        value(headers, &header::WWW_AUTHENTICATE).split(' ').next().unwrap_or_default().to_ascii_lowercase()
+    });
+    // Each side knows itself by another host; where it sends the client is the path. A host that is nobody's own is part of the target.
+    let (one, other) = (value(legacy, &header::LOCATION), value(serverless, &header::LOCATION));
+    let own = |location: &str| host_of(location).is_none_or(|host| rules.is_own(host));
+    let foreign = host_of(one).is_some()
+        && host_of(other).is_some()
+        && host_of(one) != host_of(other)
+        && !(own(one) && own(other));
+    check(&header::LOCATION, &|headers| {
+        let location = value(headers, &header::LOCATION);
+        if foreign { location.to_owned() } else { path_of(location).to_owned() }
+    });
     check(&header::SET_COOKIE, &cookies);
 }
 
 fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
     headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default()
+}
+
+/// With its port and whoever stands before an `@`; `None`: the location is relative.
+fn host_of(location: &str) -> Option<&str> {
+    let (_, rest) = location.split_once("://")?;
+    Some(rest.split(['/', '?', '#']).next().unwrap_or_default())
 }
 
 fn path_of(location: &str) -> &str {
@@ -69,13 +90,22 @@ fn cookies(headers: &HeaderMap) -> String {
     let mut all: Vec<String> = lines
         .map(|line| {
             let mut parts = line.split(';').map(str::trim);
-            let name = parts.next().unwrap_or_default().split('=').next().unwrap_or_default();
-            let plain =
-                |part: &str| !part.get(..7).is_some_and(|start| start.eq_ignore_ascii_case("expires"));
-            let mut attributes: Vec<String> =
-                parts.filter(|part| plain(part)).map(str::to_ascii_lowercase).collect();
+            let (name, value) = parts.next().unwrap_or_default().split_once('=').unwrap_or_default();
+            let empty = if value.trim_matches('"').is_empty() { "=" } else { "" };
+            let attribute = |part: &str| {
+                let part = part.to_ascii_lowercase();
+                match part.strip_prefix("expires=") {
+                    // A date long gone takes the cookie away; any other differs by nature.
+                    Some(date) => {
+                        let gone = shape::time(date).is_some_and(|(_, millis)| millis < LONG_GONE_MS);
+                        if gone { "expires=gone".into() } else { "expires".into() }
+                    }
+                    None => part,
+                }
+            };
+            let mut attributes: Vec<String> = parts.map(attribute).collect();
             attributes.sort();
-            format!("{name};{}", attributes.join(";"))
+            format!("{name}{empty};{}", attributes.join(";"))
         })
         .collect();
     all.sort();

@@ -21,8 +21,6 @@ const TOKENS: [&str; 10] = [
     "__viewstate",
     "__eventvalidation",
 ];
-/// Attributes that name a file which may carry a hash.
-const ASSETS: [&str; 4] = ["src", "href", "srcset", "data-src"];
 /// Digits and letters from here on are a hash and not a version or a word.
 const HASH_MIN: usize = 8;
 
@@ -49,15 +47,17 @@ fn element(
     let mut attributes: BTreeMap<Box<str>, Box<str>> = BTreeMap::new();
     for (key, value) in raw.attrs() {
         let value: String = match key {
-            "nonce" | "integrity" => "…".into(),
-            "value" | "content" if holds_token => "…".into(),
+            // As long as they are there: an empty one, or a word, works no more.
+            "nonce" | "integrity" if is_made(value) => "…".into(),
+            "value" | "content" if holds_token && is_made(value) => "…".into(),
             "class" => {
                 let mut names: Vec<&str> = value.split_ascii_whitespace().collect();
                 names.sort_unstable();
                 names.dedup();
                 names.join(" ")
             }
-            _ if ASSETS.contains(&key) => without_hash(value),
+            // What a page links to or shows is content, whatever its name looks like.
+            "src" | "href" if matches!(name, "script" | "link") => without_hash(value),
             _ => value.to_owned(),
         };
         attributes.insert(key.into(), value.into());
@@ -65,7 +65,13 @@ fn element(
     budget.spend(1 + attributes.len())?;
     let verbatim = verbatim || matches!(name, "pre" | "textarea" | "script" | "style");
     let mut children: Vec<Node> = Vec::new();
-    for child in source.children() {
+    // What a template holds hangs in a fragment of its own.
+    let inside = source.children().flat_map(|child| {
+        let fragment = child.value().is_fragment();
+        let own = (!fragment).then_some(child);
+        own.into_iter().chain(child.children().filter(move |_| fragment))
+    });
+    for child in inside {
         if let Some(inner) = ElementRef::wrap(child) {
             children.push(element(inner, verbatim, depth + 1, budget)?);
         } else if let Some(text) = child.value().as_text() {
@@ -82,6 +88,11 @@ fn element(
         }
     }
     Ok(Node::Element(Box::new(Element { namespace: "".into(), name: name.into(), attributes, children })))
+}
+
+/// Long, and no word.
+fn is_made(value: &str) -> bool {
+    value.len() >= HASH_MIN && value.bytes().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
 }
 
 /// `/app.3f9a2b1c.js?v=9` -> `/app.….js?v=9`.

@@ -3,7 +3,8 @@
 //! Input: text. Output: the document, numbers as they were written. Must not: read numbers as floats, or recurse without bound.
 
 use super::Unknown;
-use super::node::{Budget, DEPTH_MAX, Node};
+use super::node::{Budget, DEPTH_MAX, Element, Node};
+use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
 
@@ -14,6 +15,44 @@ pub fn read(text: &str, budget: &mut Budget) -> Result<Option<Node>, Unknown> {
         // The reader's own bound of nesting.
         Err(error) if error.to_string().contains("recursion limit") => Err(Unknown::Budget),
         Err(_) => Ok(None),
+    }
+}
+
+/// Some readers take the first of two values of one key, some the last: both are kept, as something that no single value equals.
+fn repeated(before: Node, value: Node) -> Node {
+    match before {
+        Node::Element(mut all) => {
+            all.children.push(value);
+            Node::Element(all)
+        }
+        one => Node::Element(Box::new(Element {
+            name: "repeated".into(),
+            children: vec![one, value],
+            ..Element::default()
+        })),
+    }
+}
+
+/// The members of an object in their order, keys repeated or not.
+struct Pairs<'a>(Vec<(Box<str>, &'a RawValue)>);
+
+impl<'de: 'a, 'a> Deserialize<'de> for Pairs<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Members;
+        impl<'de> Visitor<'de> for Members {
+            type Value = Pairs<'de>;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("an object")
+            }
+            fn visit_map<M: MapAccess<'de>>(self, mut map: M) -> Result<Pairs<'de>, M::Error> {
+                let mut pairs = Vec::new();
+                while let Some(pair) = map.next_entry()? {
+                    pairs.push(pair);
+                }
+                Ok(Pairs(pairs))
+            }
+        }
+        deserializer.deserialize_map(Members)
     }
 }
 
@@ -35,9 +74,16 @@ fn node(raw: &RawValue, depth: usize, budget: &mut Budget) -> Result<Node, Unkno
             Node::List(items.into_iter().map(|item| node(item, depth + 1, budget)).collect::<Result<_, _>>()?)
         }
         Some(b'{') => {
-            let map: BTreeMap<Box<str>, &RawValue> = serde_json::from_str(text).map_err(too_deep)?;
-            let pairs = map.into_iter().map(|(key, value)| Ok((key, node(value, depth + 1, budget)?)));
-            Node::Map(pairs.collect::<Result<_, Unknown>>()?)
+            let Pairs(pairs) = serde_json::from_str(text).map_err(too_deep)?;
+            let mut map: BTreeMap<Box<str>, Node> = BTreeMap::new();
+            for (key, value) in pairs {
+                let value = node(value, depth + 1, budget)?;
+                match map.remove(&key) {
+                    None => drop(map.insert(key, value)),
+                    Some(before) => drop(map.insert(key, repeated(before, value))),
+                }
+            }
+            Node::Map(map)
         }
         Some(_) => Node::Number(text.into()),
     })

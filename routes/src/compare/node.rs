@@ -217,7 +217,10 @@ pub fn step(key: &str) -> String {
 /// Sign, digits without zeros at either end, and the power of ten behind them: equal for equal values, whatever was written.
 pub fn decimal(text: &str) -> (bool, String, i64) {
     let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let exponent: i64 = exponent.parse().unwrap_or(i64::MAX / 2);
+    let Ok(exponent) = exponent.parse::<i64>() else {
+        // Beyond all sense: equal to what is written in the same way.
+        return (text.starts_with('-'), text.to_owned(), i64::MAX);
+    };
     let (negative, mantissa) = mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
     let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
     let digits = format!("{whole}{fraction}");

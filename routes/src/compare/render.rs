@@ -4,12 +4,19 @@
 
 use super::node::{Element, Node};
 
+/// What is shown of values, and of keys.
+struct Shown<'a> {
+    value: &'a dyn Fn(&str) -> String,
+    key: &'a dyn Fn(&str) -> String,
+}
+
 /// Lines of one document; what comes later is cut.
 pub const LINES_MAX: usize = 2_000;
 
-pub fn lines(node: &Node, show: &dyn Fn(&str) -> String) -> Vec<String> {
+pub fn lines(node: &Node, show: &dyn Fn(&str) -> String, key: &dyn Fn(&str) -> String) -> Vec<String> {
     let mut out = Vec::new();
-    write(node, "", "", 0, show, &mut out);
+    let shown = Shown { value: show, key };
+    write(node, "", "", 0, &shown, &mut out);
     if out.len() > LINES_MAX {
         out.truncate(LINES_MAX);
         out.push("…".into());
@@ -17,14 +24,7 @@ pub fn lines(node: &Node, show: &dyn Fn(&str) -> String) -> Vec<String> {
     out
 }
 
-fn write(
-    node: &Node,
-    label: &str,
-    end: &str,
-    depth: usize,
-    show: &dyn Fn(&str) -> String,
-    out: &mut Vec<String>,
-) {
+fn write(node: &Node, label: &str, end: &str, depth: usize, show: &Shown<'_>, out: &mut Vec<String>) {
     if out.len() > LINES_MAX {
         return;
     }
@@ -33,8 +33,10 @@ fn write(
     match node {
         Node::Null => out.push(format!("{indent}{label}null{end}")),
         Node::Bool(it) => out.push(format!("{indent}{label}{it}{end}")),
-        Node::Number(text) => out.push(format!("{indent}{label}{}{end}", show(text))),
-        Node::Text(text) => out.push(format!("{indent}{label}{}{end}", serde_json::Value::from(show(text)))),
+        Node::Number(text) => out.push(format!("{indent}{label}{}{end}", (show.value)(text))),
+        Node::Text(text) => {
+            out.push(format!("{indent}{label}{}{end}", serde_json::Value::from((show.value)(text))))
+        }
         Node::List(items) => {
             out.push(format!("{indent}{label}["));
             for (at, item) in items.iter().enumerate() {
@@ -45,7 +47,7 @@ fn write(
         Node::Map(map) => {
             out.push(format!("{indent}{label}{{"));
             for (at, (key, value)) in map.iter().enumerate() {
-                let label = format!("{}: ", serde_json::Value::from(&**key));
+                let label = format!("{}: ", serde_json::Value::from((show.key)(key)));
                 write(value, &label, comma(at, map.len()), depth + 1, show, out);
             }
             out.push(format!("{indent}}}{end}"));
@@ -54,19 +56,24 @@ fn write(
     }
 }
 
-fn write_element(element: &Element, depth: usize, show: &dyn Fn(&str) -> String, out: &mut Vec<String>) {
+fn write_element(element: &Element, depth: usize, show: &Shown<'_>, out: &mut Vec<String>) {
     let indent = "  ".repeat(depth);
-    let attributes: String =
-        element.attributes.iter().map(|(name, value)| format!(" {name}=\"{}\"", show(value))).collect();
+    let attributes: String = element
+        .attributes
+        .iter()
+        .map(|(name, value)| format!(" {name}=\"{}\"", (show.value)(value)))
+        .collect();
     let name = &element.name;
     match element.children.as_slice() {
         [] => out.push(format!("{indent}<{name}{attributes}/>")),
-        [Node::Text(text)] => out.push(format!("{indent}<{name}{attributes}>{}</{name}>", show(text))),
+        [Node::Text(text)] => {
+            out.push(format!("{indent}<{name}{attributes}>{}</{name}>", (show.value)(text)))
+        }
         children => {
             out.push(format!("{indent}<{name}{attributes}>"));
             for child in children {
                 match child {
-                    Node::Text(text) => out.push(format!("{indent}  {}", show(text))),
+                    Node::Text(text) => out.push(format!("{indent}  {}", (show.value)(text))),
                     other => write(other, "", "", depth + 1, show, out),
                 }
             }

@@ -12,6 +12,8 @@ use std::fmt;
 pub struct Rules {
     /// `$.items[].price`, `/Envelope/Body/id`, `header.vary`, `status`.
     paths: HashMap<Box<str>, Rule>,
+    /// By which the two sides know themselves.
+    own_hosts: Vec<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -75,6 +77,15 @@ impl Rules {
 
     pub fn add(&mut self, path: &str, typed: Typed) {
         self.paths.insert(path.into(), Rule::Typed(typed));
+    }
+
+    /// A host, with its port, that either side may call itself by.
+    pub fn own(&mut self, host: &str) {
+        self.own_hosts.push(host.to_ascii_lowercase().into());
+    }
+
+    pub fn is_own(&self, host: &str) -> bool {
+        self.own_hosts.iter().any(|own| own.eq_ignore_ascii_case(host))
     }
 
     pub fn is_empty(&self) -> bool {

@@ -114,7 +114,11 @@ impl Typed {
             "token" => {
                 most(2)?;
                 let min = count(0)?.ok_or("token needs its length, such as token(22)")? as usize;
-                Typed::Token { min, max: count(1)?.map_or(min, |it| it as usize) }
+                let max = count(1)?.map_or(min, |it| it as usize);
+                if min == 0 || max < min {
+                    return Err(format!("`{text}` holds for nothing"));
+                }
+                Typed::Token { min, max }
             }
             "float" => {
                 most(2)?;
@@ -194,6 +198,13 @@ impl Typed {
             },
             Typed::Float { abs, rel } => match (shape::number(legacy), shape::number(serverless)) {
                 (None, _) => Held::NotMeant,
+                // Digits that no double holds are not within a tolerance smaller than what was lost of them.
+                (Some(a), Some(b))
+                    if abs.max(rel * a.abs()) < (a.abs().max(b.abs())) * f64::EPSILON
+                        && legacy != serverless =>
+                {
+                    Held::No
+                }
                 // A hair's breadth over the bound is the arithmetic's own.
                 (Some(a), Some(b)) if (a - b).abs() <= abs.max(rel * a.abs()) * (1.0 + 1e-9) => Held::Yes,
                 (Some(_), _) => Held::No,

@@ -10,14 +10,14 @@ mod policy;
 mod routes;
 mod serverless;
 
-use crate::backend::Backend;
+use crate::backend::{Backend, HostMode, Target};
 use crate::file::{self, Defaults, RuleFile};
-use crate::ids::{DEFAULT_ROUTE, Revision, valid_name};
+use crate::ids::{DEFAULT_ROUTE, Revision, Side, valid_name};
 use crate::lookup::{Entry, Index};
 use crate::overlap;
 use crate::problem::{Place, Problem, Source, any_error};
 use crate::read::read;
-use crate::table::{Cohort, Policy, Route, RouteTable};
+use crate::table::{Cohort, Freeze, Policy, Route, RouteTable};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -213,6 +213,9 @@ impl Lowering {
             effects: None,
             policy: self.base.clone(),
             shadow: None,
+            ramp: None,
+            point_of_no_return: false,
+            after: Vec::new(),
             origin: (*file as u32, u32::MAX),
         });
         true
@@ -225,6 +228,19 @@ impl Lowering {
     ) -> Result<(RouteTable, Vec<Problem>), Vec<Problem>> {
         if any_error(&self.problems) {
             return Err(self.problems);
+        }
+        // The hosts by which the two sides of a comparison may call themselves.
+        for route in &mut self.routes {
+            let backends = Side::ALL.map(|side| route.backend(side));
+            let Some(shadow) = &mut route.shadow else { continue };
+            for backend in backends.into_iter().flatten().map(|at| &self.backends[at as usize]) {
+                if let Target::Urls(origins) = &backend.target {
+                    origins.iter().for_each(|origin| shadow.rules.own(&origin.authority()));
+                }
+                if let HostMode::Literal(name) = &backend.host {
+                    shadow.rules.own(name);
+                }
+            }
         }
         let table = {
             let routes = &self.routes;
@@ -244,11 +260,23 @@ impl Lowering {
                 backends: self.backends,
                 cohorts: self.cohorts,
                 groups: self.groups,
+                freezes: freezes(files),
             }
         };
         self.problems.extend(overlap::check(&table));
         if any_error(&self.problems) { Err(self.problems) } else { Ok((table, self.problems)) }
     }
+}
+
+fn freezes(files: &[ReadFile]) -> Vec<Freeze> {
+    let all = files.iter().flat_map(|file| &file.rules.freezes);
+    all.map(|it| Freeze {
+        name: it.name.as_str().into(),
+        from: it.from,
+        to: it.to,
+        zone: it.zone.as_str().into(),
+    })
+    .collect()
 }
 
 /// Over the meaning, not the text: comments, order of routes and division into files do not change it; tests do not either.

@@ -10,7 +10,7 @@ use crate::ids::{SharePpm, Side};
 use crate::pattern::PathPattern;
 use crate::problem::{Place, Problem};
 use crate::read_back::ReadBack;
-use crate::table::{Action, Route, ShadowRule, Stage, Writes};
+use crate::table::{Action, RampRule, RampStep, Route, ShadowRule, Stage, Writes};
 use std::fmt;
 use std::time::Duration;
 
@@ -89,6 +89,9 @@ impl Lowering {
             effects: raw.effects,
             policy,
             shadow,
+            ramp: raw.ramp.as_ref().filter(|_| stage == Stage::Ramp).map(|ramp| Box::new(lowered(ramp))),
+            point_of_no_return: raw.point_of_no_return.unwrap_or(false),
+            after: raw.after.iter().map(|id| id.as_str().into()).collect(),
             origin: (file as u32, position as u32),
         });
     }
@@ -368,4 +371,9 @@ impl Lowering {
             ));
         }
     }
+}
+
+fn lowered(ramp: &file::Ramp) -> RampRule {
+    let steps = ramp.steps.iter().map(|step| RampStep { at: step.at.0, approve: step.approve });
+    RampRule { steps: steps.collect() }
 }

@@ -8,7 +8,8 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use std::collections::HashMap;
 
-const SEPARATOR: &[u8] = "\n🐵🙈🙉\n".as_bytes();
+/// On a line of its own.
+const SEPARATOR: &[u8] = "🐵🙈🙉".as_bytes();
 
 pub fn read(bytes: &[u8], skip: &mut impl FnMut(&'static str)) -> Result<Vec<Recorded>, String> {
     let mut requests: Vec<Recorded> = Vec::new();
@@ -49,8 +50,11 @@ pub fn read(bytes: &[u8], skip: &mut impl FnMut(&'static str)) -> Result<Vec<Rec
 fn split(bytes: &[u8]) -> Vec<&[u8]> {
     let (mut parts, mut rest) = (Vec::new(), bytes);
     while let Some(at) = rest.windows(SEPARATOR.len()).position(|window| window == SEPARATOR) {
-        parts.push(&rest[..at]);
+        let part = &rest[..at];
+        let part = part.strip_suffix(b"\r\n").or_else(|| part.strip_suffix(b"\n")).unwrap_or(part);
+        parts.push(part);
         rest = &rest[at + SEPARATOR.len()..];
+        rest = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n")).unwrap_or(rest);
     }
     parts.push(rest);
     parts.retain(|part| !part.iter().all(u8::is_ascii_whitespace));

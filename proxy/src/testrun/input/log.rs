@@ -29,7 +29,7 @@ pub fn read(text: &str, skip: &mut impl FnMut(&'static str)) -> Vec<Recorded> {
 
 fn combined(line: &str) -> Option<Recorded> {
     let parts = LINE.captures(line)?;
-    let mut recorded = Recorded::new(&parts[3], &parts[4]).ok()?;
+    let mut recorded = Recorded::new(&parts[3], &parts[4].replace("\\\"", "\"")).ok()?;
     let at = jiff::fmt::strtime::parse("%d/%b/%Y:%H:%M:%S %z", &parts[2])
         .ok()
         .and_then(|it| it.to_timestamp().ok());

@@ -3,12 +3,13 @@
 //! Input: files, targets, rules. Output: a verdict as exit code, a table on stdout, reports as files. Must not: send anything on a dry
 //! run, or write a value that was not asked for.
 
-use crate::commands::check::load_or_report;
+mod flags;
+
 use crate::exit::Exit;
 use crate::say;
 use crate::say_raw;
 use crate::testrun::input::{self, Format, Input};
-use crate::testrun::play::{Pace, Plan, Played};
+use crate::testrun::play::{Plan, Played};
 use crate::testrun::record::Recorded;
 use crate::testrun::report::{html, junit, markdown, text};
 use crate::testrun::score::{self, Claim, InputFacts, Report, Terms, baseline, score};
@@ -17,9 +18,8 @@ use banyan_routes::compare::rules::Rules;
 use banyan_routes::ids::{PPM, Side};
 use banyan_routes::noise::Noise;
 use banyan_routes::redact::Redactor;
-use banyan_routes::terms::Parity;
-use banyan_routes::units::{ByteSize, Percent, Span};
-use clap::{Args, Subcommand, ValueEnum};
+pub use flags::Compare;
+use flags::{Outputs, Run, Shape, TermFlags, Values};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
@@ -27,142 +27,8 @@ use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-#[derive(Subcommand)]
-pub enum Compare {
-    /// Ask both sides, or one, or none, and compare the answers.
-    Run(Box<Run>),
-    /// Show a report (JSON), or what a saved run (JSON lines) holds.
-    Show {
-        file: PathBuf,
-        #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
-        output: Shape,
-    },
-    /// Compare the answers of a saved run again, under other rules; nothing is sent.
-    Rescore {
-        /// What `run --save` has written.
-        file: PathBuf,
-        #[command(flatten)]
-        terms: TermFlags,
-        #[command(flatten)]
-        out: Outputs,
-    },
-    /// A report (JSON) in other forms.
-    Report {
-        /// What `--json` has written.
-        file: PathBuf,
-        #[command(flatten)]
-        out: Outputs,
-    },
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Shape {
-    Text,
-    Json,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum Values {
-    /// Their class, and a pseudonym.
-    Redacted,
-    /// As they came; personal data and secrets included.
-    Raw,
-}
-
-#[derive(Args)]
-pub struct Run {
-    /// Recorded requests.
-    #[arg(long = "in", env = "BANYAN_IN", value_name = "FILE")]
-    input: PathBuf,
-    /// By the file's name and start when not given.
-    #[arg(long, env = "BANYAN_FORMAT", value_enum)]
-    format: Option<Format>,
-    /// Where legacy is asked; the recorded answers are taken when not given.
-    #[arg(long, env = "BANYAN_LEGACY", value_name = "URL")]
-    legacy: Option<String>,
-    /// Where serverless is asked.
-    #[arg(long, env = "BANYAN_SERVERLESS", value_name = "URL")]
-    serverless: Option<String>,
-    /// The Host to send to both; each target's own when not given.
-    #[arg(long, env = "BANYAN_HOST", value_name = "NAME")]
-    host: Option<String>,
-    /// `max`, `100/s`, `original` or `original*0.5`.
-    #[arg(long, env = "BANYAN_PACE", default_value = "max")]
-    pace: Pace,
-    /// Requests under way at one time.
-    #[arg(long, env = "BANYAN_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
-    concurrency: u16,
-    /// For one answer of one side.
-    #[arg(long, env = "BANYAN_TIMEOUT", default_value = "10s")]
-    timeout: Span,
-    /// Of an answer; what is longer cannot be compared.
-    #[arg(long, env = "BANYAN_MAX_BODY", default_value = "4MiB")]
-    max_body: ByteSize,
-    /// Only the first so many.
-    #[arg(long, env = "BANYAN_LIMIT")]
-    limit: Option<usize>,
-    /// Ask legacy twice, so many times, first; what it differs in from itself is noise. 30 are the least that teach anything.
-    #[arg(long, env = "BANYAN_BASELINE", value_name = "N", num_args = 0..=1, default_missing_value = "100")]
-    baseline: Option<usize>,
-    /// Also send what is not safe, to targets that are declared sandboxes.
-    #[arg(long, env = "BANYAN_ALLOW_UNSAFE")]
-    allow_unsafe: bool,
-    /// A `host:port` whose data may be changed; repeat for several.
-    #[arg(long, env = "BANYAN_SANDBOX", value_name = "HOST", value_delimiter = ',')]
-    sandbox: Vec<String>,
-    /// Order of the baseline and pseudonyms; by chance when not given, and then told.
-    #[arg(long, env = "BANYAN_SEED")]
-    seed: Option<u64>,
-    /// Say what would be sent, and send nothing.
-    #[arg(long, env = "BANYAN_DRY_RUN")]
-    dry_run: bool,
-    /// Requests and answers as they came, to be compared again by `rescore`. It holds what the input and the answers hold: keep it like them.
-    #[arg(long, env = "BANYAN_SAVE", value_name = "FILE")]
-    save: Option<PathBuf>,
-    #[command(flatten)]
-    terms: TermFlags,
-    #[command(flatten)]
-    out: Outputs,
-}
-
-#[derive(Args)]
-pub struct TermFlags {
-    /// Rules of a directory; with `--route`, what that route's `shadow` says about comparing.
-    #[arg(long, env = "BANYAN_RULES", value_name = "DIR", requires = "route")]
-    rules: Option<PathBuf>,
-    #[arg(long, env = "BANYAN_ROUTE", value_name = "ID", requires = "rules")]
-    route: Option<String>,
-    /// Leave out `header.NAME` or `json:$.path`; repeat for several.
-    #[arg(long, env = "BANYAN_IGNORE", value_name = "PATH")]
-    ignore: Vec<String>,
-    /// What has to be shown.
-    #[arg(long, env = "BANYAN_PARITY", default_value = "99% at 95%")]
-    parity: Parity,
-    /// The part of the requests asked that has to be compared.
-    #[arg(long, env = "BANYAN_COVERAGE", default_value = "90%")]
-    coverage: Percent,
-}
-
-#[derive(Args)]
-pub struct Outputs {
-    #[arg(long, env = "BANYAN_JSON", value_name = "FILE")]
-    json: Option<PathBuf>,
-    #[arg(long, env = "BANYAN_JUNIT", value_name = "FILE")]
-    junit: Option<PathBuf>,
-    #[arg(long, env = "BANYAN_MARKDOWN", value_name = "FILE")]
-    markdown: Option<PathBuf>,
-    /// One page that works from the disk.
-    #[arg(long, env = "BANYAN_HTML", value_name = "FILE")]
-    html: Option<PathBuf>,
-    /// What reports show of values.
-    #[arg(long, env = "BANYAN_VALUES", value_enum, default_value = "redacted")]
-    values: Values,
-    #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
-    output: Shape,
-}
-
 /// What went wrong, and the exit code that says so.
-struct Stop(Exit, String);
+pub struct Stop(Exit, String);
 
 impl Stop {
     fn usage(text: impl Into<String>) -> Stop {
@@ -176,6 +42,14 @@ pub fn run(command: Compare) -> Exit {
         Compare::Show { file, output } => show(&file, output),
         Compare::Rescore { file, terms, out } => rescore(&file, &terms, &out),
         Compare::Report { file, out } => read_report(&file).and_then(|report| {
+            // A report holds what it was written with; its values can neither be brought back nor taken out here.
+            if out.values.is_some() {
+                let text = format!(
+                    "the values of this report are {}; `--values` belongs to `run` and `rescore`",
+                    report.values
+                );
+                return Err(Stop::usage(text));
+            }
             write(&report, &out)?;
             print(&report, out.output);
             Ok(Exit::Ok)
@@ -191,7 +65,7 @@ pub fn run(command: Compare) -> Exit {
 
 fn play(flags: Run) -> Result<Exit, Stop> {
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let rules = flags.terms.compile()?;
+    let mut rules = flags.terms.compile()?;
     let mut input = input::read(&flags.input, flags.format).map_err(Stop::usage)?;
     input.requests.truncate(flags.limit.unwrap_or(usize::MAX));
     let target = |side: Side, url: &Option<String>| {
@@ -208,6 +82,10 @@ fn play(flags: Run) -> Result<Exit, Stop> {
     };
     let legacy = found(target(Side::Legacy, &flags.legacy))?;
     let serverless = found(target(Side::Serverless, &flags.serverless))?;
+    for target in [&legacy, &serverless].into_iter().flatten() {
+        rules.own(&target.authority);
+    }
+    flags.host.iter().for_each(|host| rules.own(host));
     let seed = flags.seed.unwrap_or_else(rand::random);
     let plan = Arc::new(Plan {
         legacy,
@@ -217,6 +95,9 @@ fn play(flags: Run) -> Result<Exit, Stop> {
         sandboxes: flags.sandbox.clone(),
         allow_unsafe: flags.allow_unsafe,
     });
+    if flags.timeout.0.is_zero() {
+        return Err(Stop::usage("`--timeout` is 0s; expected some time to answer in"));
+    }
     if flags.baseline.is_some() && plan.legacy.is_none() {
         return Err(Stop::usage("`--baseline` asks legacy twice; expected `--legacy URL`"));
     }
@@ -364,57 +245,7 @@ fn terms<'a>(
         confidence: flags.parity.confidence.0.ratio(),
         coverage_floor: flags.coverage.0.ratio(),
     };
-    Terms { rules, noise, claim, redactor, raw_values: out.values == Values::Raw }
-}
-
-impl TermFlags {
-    fn plain() -> TermFlags {
-        let parity = Parity {
-            matching: Percent(banyan_routes::ids::SharePpm::ALL),
-            confidence: Percent(banyan_routes::ids::SharePpm::ALL),
-        };
-        TermFlags {
-            rules: None,
-            route: None,
-            ignore: Vec::new(),
-            parity,
-            coverage: Percent(banyan_routes::ids::SharePpm::ZERO),
-        }
-    }
-
-    fn compile(&self) -> Result<Rules, Stop> {
-        let mut rules = Rules::default();
-        if let (Some(dir), Some(id)) = (&self.rules, &self.route) {
-            let loaded = load_or_report(dir).map_err(|exit| Stop(exit, String::new()))?;
-            let at = loaded
-                .table
-                .by_id
-                .get(id.as_str())
-                .ok_or_else(|| Stop::usage(format!("no route is called `{id}`")))?;
-            rules =
-                loaded.table.route(*at).shadow.as_ref().map(|rule| rule.rules.clone()).unwrap_or_default();
-        }
-        for entry in &self.ignore {
-            rules.ignore(entry).map_err(|error| Stop::usage(format!("--ignore: {error}")))?;
-        }
-        Ok(rules)
-    }
-
-    fn digest(&self, report: &Report) -> String {
-        let mut hash = Sha256::new();
-        let rules = self.compile().map(|rules| rules.to_string()).unwrap_or_default();
-        hash.update(format!(
-            "{rules}\n{:?}\n{}\n{}\n{}",
-            report.claim, report.legacy, report.serverless, report.values
-        ));
-        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
-    }
-}
-
-impl Outputs {
-    fn plain(output: Shape) -> Outputs {
-        Outputs { json: None, junit: None, markdown: None, html: None, values: Values::Redacted, output }
-    }
+    Terms { rules, noise, claim, redactor, raw_values: out.values == Some(Values::Raw) }
 }
 
 fn finish(report: &Report, out: &Outputs) -> Result<Exit, Stop> {

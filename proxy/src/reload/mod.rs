@@ -3,12 +3,15 @@
 //! Input: the rule directory. Output: a new snapshot, or a refusal with every problem. Must not: publish a part of anything
 //! (law 2), run on a worker thread, or read files again that did not change.
 
+mod changes;
+
 use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
 use crate::metrics::{Metrics, ROUTE_GAUGES_MAX};
 use crate::rule_dir;
 use crate::settings::Settings;
 use crate::state::kill::KillSet;
+use crate::state::store::{State, StateStore};
 use crate::targets::backend::RunningBackend;
 use crate::targets::handshake;
 use crate::targets::health;
@@ -60,6 +63,8 @@ pub struct Reloader {
     /// What serves, for reuse of files and backends that did not change.
     serving: Option<Arc<Serving>>,
     kills: KillSet,
+    state: Arc<State>,
+    state_store: StateStore,
     cache: ReadCache,
 }
 
@@ -71,6 +76,7 @@ impl Reloader {
         supplies: Arc<Supplies>,
         store: Arc<EvidenceStore>,
     ) -> Reloader {
+        let (state_store, state) = StateStore::open(&settings.state_dir);
         Reloader {
             rules_dir: settings.rules_dir.clone(),
             state_dir: settings.state_dir.clone(),
@@ -81,6 +87,8 @@ impl Reloader {
             store,
             serving: None,
             kills: KillSet::default(),
+            state: Arc::new(state),
+            state_store,
             cache: ReadCache::default(),
         }
     }
@@ -331,7 +339,7 @@ impl Reloader {
             }
         }
         let before = self.serving.replace(serving.clone());
-        self.live.publish(Live::new(serving.clone(), self.kills.clone()));
+        self.live.publish(Live::new(serving.clone(), self.kills.clone(), self.state.clone()));
         for (route, runtime) in
             before.iter().flat_map(|before| before.table.routes.iter().zip(&before.routes))
         {
@@ -343,13 +351,10 @@ impl Reloader {
         self.metrics.config_info.reset();
         self.metrics.config_info.with_label_values(&[serving.table.revision.as_str()]).set(1);
         self.metrics.route_stage.reset();
-        self.metrics.route_share.reset();
         for route in serving.table.routes.iter().take(ROUTE_GAUGES_MAX) {
             self.metrics.route_stage.with_label_values(&[&*route.id, route.stage.as_str()]).set(1);
-            let share = route.stage.share().ratio();
-            self.metrics.route_share.with_label_values(&[&*route.id, "approved"]).set(share);
-            self.metrics.route_share.with_label_values(&[&*route.id, "actual"]).set(share);
         }
+        self.count_shares();
         self.count_kills();
     }
 
@@ -362,6 +367,19 @@ impl Reloader {
         if accepted {
             let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
             self.metrics.reload_timestamp.set(now as i64);
+        }
+    }
+
+    fn count_shares(&self) {
+        self.metrics.route_share.reset();
+        let Some(serving) = &self.serving else { return };
+        for route in serving.table.routes.iter().take(ROUTE_GAUGES_MAX) {
+            let last = route.ramp.as_ref().and_then(|ramp| ramp.steps.last());
+            let approved = last.map_or(route.stage.share(), |step| step.at);
+            let actual =
+                self.state.routes.get(&*route.id).map_or(route.stage.share(), |it| it.effective(route.stage));
+            self.metrics.route_share.with_label_values(&[&*route.id, "approved"]).set(approved.ratio());
+            self.metrics.route_share.with_label_values(&[&*route.id, "actual"]).set(actual.ratio());
         }
     }
 
@@ -379,7 +397,7 @@ impl Reloader {
         }
         self.kills = kills;
         if let Some(serving) = &self.serving {
-            self.live.publish(Live::new(serving.clone(), self.kills.clone()));
+            self.live.publish(Live::new(serving.clone(), self.kills.clone(), self.state.clone()));
             tracing::warn!(scopes = ?self.kills.scopes(&serving.table), "kill switches changed");
         }
         self.count_kills();

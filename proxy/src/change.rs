@@ -1,0 +1,117 @@
+//! Changes beside the rules, asked for by people: what they are, what came of them.
+//!
+//! Input: a request of the API. Output: a question to the control thread, and its answer. Must not: change anything itself: the
+//! control thread is the only one that does.
+
+use crate::state::kill::KillSet;
+use banyan_routes::life::{Change, Refused, RouteState};
+use banyan_routes::table::RouteTable;
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// What is asked for.
+#[derive(Clone, Debug)]
+pub struct ChangeAsked {
+    pub what: What,
+    pub actor: String,
+    pub reason: String,
+    /// Only if the state's revision is this one.
+    pub if_revision: Option<u64>,
+    /// Say what would come of it.
+    pub dry_run: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum What {
+    Route { id: String, change: Change },
+    Kill { scope: Scope, on: bool },
+}
+
+impl What {
+    pub fn action(&self) -> &'static str {
+        match self {
+            What::Route { change, .. } => change.as_str(),
+            What::Kill { on: true, .. } => "kill",
+            What::Kill { on: false, .. } => "unkill",
+        }
+    }
+
+    pub fn scope(&self) -> String {
+        match self {
+            What::Route { id, .. } => id.clone(),
+            What::Kill { scope, .. } => scope.to_string(),
+        }
+    }
+}
+
+/// Whom a kill switch is for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    All,
+    Group(String),
+    Route(String),
+}
+
+impl Scope {
+    /// `all`, `group:<name>`, `route:<id>` or a route's id.
+    pub fn parse(text: &str) -> Scope {
+        match text.split_once(':') {
+            Some(("group", name)) => Scope::Group(name.to_owned()),
+            Some(("route", id)) => Scope::Route(id.to_owned()),
+            _ if text == "all" => Scope::All,
+            _ => Scope::Route(text.to_owned()),
+        }
+    }
+
+    /// The file that is the switch. `None`: nothing is called that, and nothing of that name is killed.
+    pub fn file(&self, table: &RouteTable, kills: &KillSet) -> Option<PathBuf> {
+        match self {
+            Scope::All => Some("KILL".into()),
+            Scope::Group(name) | Scope::Route(name) => {
+                let known = match self {
+                    Scope::Group(_) => table.groups.iter().any(|group| **group == **name),
+                    Scope::Route(_) | Scope::All => table.by_id.contains_key(name.as_str()),
+                };
+                (known || kills.named.contains(name)).then(|| format!("KILL.{name}").into())
+            }
+        }
+    }
+}
+
+impl std::fmt::Display for Scope {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Scope::All => f.write_str("all"),
+            Scope::Group(name) => write!(f, "group:{name}"),
+            Scope::Route(id) => write!(f, "route:{id}"),
+        }
+    }
+}
+
+/// A change that was made, or would be.
+#[derive(Clone, Debug, Serialize)]
+pub struct Changed {
+    pub version: u32,
+    pub action: &'static str,
+    pub scope: String,
+    pub dry_run: bool,
+    /// Of the state, now.
+    pub state_revision: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<RouteState>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after: Option<RouteState>,
+}
+
+/// Why nothing was changed.
+#[derive(Clone, Debug)]
+pub enum NotChanged {
+    Unknown(String),
+    Revision {
+        is: u64,
+    },
+    Refused(Refused),
+    /// It could not be kept.
+    Store(String),
+    NoRules,
+}

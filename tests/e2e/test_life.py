@@ -1,0 +1,197 @@
+"""The life of a route beside its rules: shares by steps, holds, approvals, rollbacks, kill switches by API, and the log of it all."""
+
+import json
+import signal
+import threading
+import time
+
+import pytest
+from conftest import Banyan, Nginx, Process, header, lease_port, wait_for
+from emulators import send
+
+RAMP = "stage: ramp, ramp: {steps: [1%, 25%, {at: 50%, approve: 2}, 100%]}"
+
+
+def rules(port, stage=RAMP, extra=""):
+    return f"""
+version: 1
+backends: {{old: {{urls: ["http://127.0.0.1:{port}"]}}, new: {{urls: ["http://127.0.0.1:{port}"]}}}}
+cohorts: {{user: {{key: [header.X-User], allow: [header.X-Staff=true]}}}}
+{extra}
+routes:
+  - {{id: r, group: g, match: {{prefix: /r}}, legacy: old, serverless: new, cohort: user, {stage}}}
+  - {{id: other, match: {{prefix: /other}}, legacy: old, serverless: new, stage: serverless}}
+"""
+
+
+@pytest.fixture
+def origin(start):
+    port = lease_port()
+    start(Nginx, f"server {{ listen 127.0.0.1:{port}; location / {{ return 200 ok; }} }}", port=port)
+    return port
+
+
+def change(banyan, action, route="r", expect=200, **body):
+    status, value = banyan.api(f"/api/v1/routes/{route}/{action}", "POST", {"reason": "a test", **body}, check=False)
+    assert status == expect, (action, status, value)
+    return value
+
+
+def on_serverless(banyan, users=400):
+    return {user for user in range(users) if "side=serverless" in header(send(banyan.port, "GET", "/r", [("X-User", str(user))]).headers, "x-banyan")}
+
+
+def audit(banyan):
+    value = banyan.api("/api/v1/audit")[1]
+    assert value["verified"] and value["broken_at"] is None, value
+    return value["entries"]
+
+
+def test_a_share_rises_by_steps_and_falls_at_once(start, origin):
+    banyan = start(Banyan, rules(origin))
+    assert on_serverless(banyan) == set(), "a ramp begins with nobody"
+    shares = []
+    for wanted in (1, 25):
+        done = change(banyan, "promote")
+        shares.append(on_serverless(banyan))
+        assert done["after"]["share_ppm"] == wanted * 10_000 and done["state_revision"] == len(shares)
+    assert shares[0] <= shares[1] and 60 < len(shares[1]) < 140, "a raise takes nobody back"
+    refused = change(banyan, "promote", expect=409)
+    assert refused["code"] == "approvals" and "0 of 2" in refused["detail"]
+    for actor in ("ann", "ann", "ben"):
+        change(banyan, "approve", actor=actor, expect=200 if actor == "ben" or len(audit(banyan)) == 2 else 409)
+    change(banyan, "promote")
+    assert banyan.metric("banyan_route_share_ratio", route="r", kind="actual") == 0.5 and banyan.metric("banyan_route_share_ratio", route="r", kind="approved") == 1
+    half = on_serverless(banyan)
+    assert shares[1] <= half
+    change(banyan, "hold", actor="kim")
+    assert change(banyan, "promote", expect=409)["code"] == "held"
+    assert change(banyan, "share", share="10%")["after"]["share_ppm"] == 100_000, "a hold never stops a way down"
+    assert on_serverless(banyan) <= half
+    change(banyan, "resume")
+    assert change(banyan, "share", share="75%")["after"]["share_ppm"] == 750_000
+    assert change(banyan, "share", share="1000%", expect=400)["status"] == 400 and change(banyan, "share", expect=400)["status"] == 400
+    change(banyan, "promote")
+    assert change(banyan, "promote", expect=409)["code"] == "last_step" and len(on_serverless(banyan)) == 400
+    back = change(banyan, "rollback")
+    assert back["after"] == {"share_ppm": 0, "rolled_back": True, "hold": back["after"]["hold"]} and on_serverless(banyan) == set()
+    assert "side=serverless" in header(send(banyan.port, "GET", "/r", [("X-User", "1"), ("X-Staff", "true")]).headers, "x-banyan"), "who is allowed by name may still look"
+    assert change(banyan, "promote", expect=409)["code"] == "rolled_back" and change(banyan, "rollback", expect=409)["code"] == "already"
+    change(banyan, "resume")
+    change(banyan, "promote")
+    assert on_serverless(banyan) == shares[0], "the same users come first again"
+    entries = audit(banyan)
+    assert [it["action"] for it in entries][:4] == ["promote", "promote", "approve", "approve"] and all(it["reason"] == "a test" for it in entries)
+    assert [it["revision_after"] for it in entries] == list(range(1, len(entries) + 1))
+    shown = banyan.api("/api/v1/routes/r")[1]
+    assert shown["state"]["share_ppm"] == 10_000 and shown["share_ppm"] == 10_000
+
+
+def test_what_forbids_a_raise_is_named_and_nothing_is_half_done(start, origin):
+    frozen = 'freezes: [{name: year-end, from: "2020-01-01T00:00", to: "2099-01-01T00:00", zone: Europe/Berlin}]'
+    banyan = start(Banyan, rules(origin, extra=frozen))
+    refused = change(banyan, "promote", expect=409)
+    assert refused["code"] == "frozen" and "year-end" in refused["detail"]
+    banyan.write_rules(rules(origin, stage=f"{RAMP}, after: [last]") + "  - {id: last, match: {prefix: /last}, legacy: old, serverless: new, stage: shadow}\n")
+    wait_for("the new rules", lambda: any(it["id"] == "last" for it in banyan.api("/api/v1/routes")[1]["routes"]))
+    assert change(banyan, "promote", expect=409)["code"] == "after"
+    assert change(banyan, "promote", "other", expect=409)["code"] == "stage" and change(banyan, "promote", "nobody", expect=404)["status"] == 404
+    assert change(banyan, "hold", "last", expect=409)["code"] == "stage"
+    assert change(banyan, "promote", expect=409, if_revision=7)["state_revision"] == 0
+    assert change(banyan, "promote", expect=400, colour="red")["status"] == 400 and change(banyan, "jump", expect=404)["status"] == 404
+    banyan.write_rules(rules(origin, stage=f"{RAMP}, point_of_no_return: true"))
+    wait_for("the rules", lambda: len(banyan.api("/api/v1/routes")[1]["routes"]) == 2)
+    assert change(banyan, "rollback", expect=409)["code"] == "point_of_no_return"
+    done = change(banyan, "promote", dry_run=True)
+    assert done["dry_run"] and done["after"]["share_ppm"] == 10_000 and done["state_revision"] == 0
+    assert audit(banyan) == [] and on_serverless(banyan, 50) == set()
+    # A whole route that serves from serverless goes back as well.
+    change(banyan, "rollback", "other", if_revision=0)
+    assert "side=legacy" in header(send(banyan.port, "GET", "/other").headers, "x-banyan")
+    change(banyan, "resume", "other")
+    assert "side=serverless" in header(send(banyan.port, "GET", "/other").headers, "x-banyan")
+
+
+def test_kill_switches_by_api_are_files_and_are_written_down(start, origin):
+    banyan = start(Banyan, rules(origin, stage="stage: serverless"))
+    side = lambda path: header(send(banyan.port, "GET", path).headers, "x-banyan")  # noqa: E731
+    for scope, file, killed, spared in (("r", "KILL.r", "/r", "/other"), ("group:g", "KILL.g", "/r", "/other"), ("all", "KILL", "/other", None)):
+        status, done = banyan.api("/api/v1/kill", "POST", {"scope": scope, "reason": "drill"}, check=False)
+        assert status == 200 and (banyan.state / file).exists(), done
+        assert "reason=kill" in side(killed) and (spared is None or "reason=kill" not in side(spared))
+        assert banyan.cli("unkill", scope, "--reason", "over").returncode == 0 and not (banyan.state / file).exists()
+        assert "reason=kill" not in side(killed)
+    assert banyan.api("/api/v1/kill", "POST", {"scope": "nobody"}, check=False)[0] == 404
+    assert banyan.api("/api/v1/kill", "POST", {"scope": "../x"}, check=False)[0] == 404
+    change(banyan, "kill")
+    assert "reason=kill" in side("/r")
+    assert [(it["action"], it["scope"]) for it in audit(banyan)][:2] == [("kill", "route:r"), ("unkill", "route:r")]
+
+
+def test_the_commands_say_what_they_do(start, origin):
+    banyan = start(Banyan, rules(origin))
+    out = banyan.cli("promote", "r", "--reason", "first users", "--dry-run")
+    assert out.returncode == 0 and out.stdout.startswith("would be done: promote r") and "0% -> 1%" in out.stdout
+    assert banyan.cli("promote", "r", "--reason", "first users").stdout.startswith("done: promote r, state revision 1")
+    out = banyan.cli("set-share", "r", "20%", "--output", "json", "--yes")
+    assert json.loads(out.stdout)["after"]["share_ppm"] == 200_000
+    assert banyan.cli("hold", "r", "--reason", "lunch").returncode == 0
+    out = banyan.cli("promote", "r")
+    assert out.returncode == 1 and "409 refused: held by" in out.stderr and "lunch" in out.stderr
+    assert banyan.cli("promote", "r", "--if-revision", "1").returncode == 1
+    assert banyan.cli("resume", "r").returncode == banyan.cli("approve", "r").returncode == banyan.cli("rollback", "r").returncode == 0
+    out = banyan.cli("audit")
+    assert out.returncode == 0 and out.stdout.rstrip().endswith("the chain is whole") and "first users" in out.stdout and len(out.stdout.splitlines()) == 7
+    # Who changes an entry on the disk is found out.
+    assert banyan.cli("status").returncode == 0
+    banyan.stop()
+    assert banyan.cli("audit").returncode == 3
+
+
+class Again(Banyan):
+    """The same process once more, in its folder."""
+
+    def __init__(self, folder, before, number):
+        self.folder, self.rules, self.state, self.port, self.admin = before.folder, before.rules, before.state, before.port, before.admin
+        self.access_path, self.access = before.access_path, open(before.access_path, "ab")
+        Process.__init__(self, before.popen.args, before.folder, before.folder / f"log-{number}", stdout=self.access)
+        wait_for("readiness", self.ready)
+
+
+def test_a_kill_minus_nine_takes_back_nothing_that_was_acknowledged(start, origin):
+    first = running = start(Banyan, rules(origin, stage="stage: ramp, ramp: {steps: [1%, 100%]}"))
+    acknowledged = [0]
+    for turn in range(25):
+        stopped = threading.Event()
+
+        def changes(banyan=running, stopped=stopped):
+            number = acknowledged[0]
+            while not stopped.is_set():
+                try:
+                    share = f"{(number * 7) % 99 + 1}.{number % 10}%"
+                    status, value = banyan.api("/api/v1/routes/r/share", "POST", {"share": share, "reason": f"change {number}"}, check=False)
+                except OSError:
+                    return
+                if status == 200:
+                    acknowledged[0] = value["state_revision"]
+                    last.update({"revision": value["state_revision"], "share": value["after"]["share_ppm"]})
+                number += 1
+
+        last = {}
+        thread = threading.Thread(target=changes)
+        thread.start()
+        wait_for("changes", lambda: last)
+        time.sleep(0.002 * turn)
+        running.stop(signal.SIGKILL)
+        stopped.set()
+        thread.join(10)
+        running = start(Again, first, turn)
+        told = running.api("/api/v1/revision")[1]["state_revision"]
+        # One more may have been kept whose answer did not arrive.
+        assert last["revision"] <= told <= last["revision"] + 1, (turn, last, told)
+        entries = audit(running)
+        assert len(entries) == told and entries[-1]["after"]["share_ppm"] == running.api("/api/v1/routes/r")[1]["state"]["share_ppm"]
+        if told == last["revision"]:
+            assert entries[-1]["after"]["share_ppm"] == last["share"]
+        acknowledged[0] = told
+    assert acknowledged[0] > 25
