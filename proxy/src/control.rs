@@ -155,6 +155,7 @@ impl ControlLoop {
                         _watchers = self.watchers(&events);
                     }
                     self.reloader.look_at_kills();
+                    self.reloader.judge();
                     if pending.is_none() && fingerprint(&self.rules_dir) != seen {
                         self.changed(&mut pending, &[], true);
                     }

@@ -14,6 +14,7 @@ use banyan_routes::compile::ReadFile;
 use banyan_routes::decide::Conditions;
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::{SharePpm, Side};
+use banyan_routes::plan::Verdict;
 use banyan_routes::table::{Route, RouteTable};
 use pingora_prometheus::prometheus::IntCounter;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -37,6 +38,8 @@ pub struct RouteRuntime {
     pub metrics: RouteMetrics,
     /// What its shadows say; made with the first.
     evidence: OnceLock<Box<Evidence>>,
+    /// What the controller last said of its ramp.
+    pub verdict: Mutex<Option<Verdict>>,
     /// Copies lost, by cause; each made with the first.
     lost: [OnceLock<IntCounter>; Loss::ALL.len()],
     /// What its functions have used, by `Side::index`; made with the first report.

@@ -49,6 +49,7 @@ pub struct Metrics {
     pub shadow_dropped: IntCounterVec,
     pub comparisons: IntCounterVec,
     pub controls: IntCounterVec,
+    pub gate: IntGaugeVec,
     pub evidence_store_errors: IntCounter,
     pub parity_bound: GaugeVec,
     pub coverage: GaugeVec,
@@ -216,6 +217,11 @@ impl Metrics {
                 "Comparisons of both sides' answers, by verdict.",
                 &["route", "verdict"],
             ),
+            gate: gauge(
+                "gate",
+                "What keeps a ramp where it is, ends it, or lets it go on.",
+                &["route", "gate", "verdict"],
+            ),
             controls: counter(
                 "controls_total",
                 "Requests sent to legacy a second time, by how its two answers compare.",
@@ -342,6 +348,8 @@ pub struct RouteMetrics {
     /// Legacy, serverless, and answers of our own: for `status`, which must not parse our own metrics.
     pub answered: [AtomicU64; 3],
     pub failed: [AtomicU64; 3],
+    /// Tries on serverless that failed, and were answered by legacy.
+    pub fallbacks: AtomicU64,
     requests: [OnceLock<Codes>; DECISIONS],
     duration: [OnceLock<Histogram>; 3],
 }
@@ -373,6 +381,15 @@ impl RouteMetrics {
         self.duration[slot]
             .get_or_init(|| metrics.request_duration.with_label_values(&[route, side]))
             .observe(seconds);
+    }
+
+    /// How many took up to how long, by side; none before its first answer.
+    pub fn buckets(&self, side: Side) -> Vec<(f64, u64)> {
+        use pingora_prometheus::prometheus::core::Metric;
+        let Some(histogram) = self.duration[side.index()].get() else { return Vec::new() };
+        let metric = histogram.metric();
+        let buckets = metric.get_histogram().get_bucket().iter();
+        buckets.map(|it| (it.upper_bound(), it.cumulative_count())).collect()
     }
 
     /// Takes the series of a route that is gone out of the registry; requests still under way count into the void.

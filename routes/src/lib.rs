@@ -35,6 +35,7 @@ pub mod table;
 pub mod decide;
 pub mod life;
 pub mod audit;
+pub mod plan;
 pub mod override_header;
 pub mod automata;
 pub mod overlap;

@@ -15,6 +15,8 @@ use std::fmt;
 pub struct RouteState {
     /// Of stage `ramp`; a canary's is in its rule.
     pub share_ppm: u32,
+    /// When the share last changed, or a hold was lifted.
+    pub since_unix_s: u64,
     /// The share stays where it is until a person lifts this.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hold: Option<Hold>,
@@ -223,6 +225,9 @@ impl RouteState {
                 // What was approved was approved for the way up that has just ended.
                 next = RouteState { rolled_back: true, hold: Some(Hold::by(asked)), ..RouteState::default() };
             }
+        }
+        if next.share_ppm != self.share_ppm || change == Change::Resume || change == Change::Rollback {
+            next.since_unix_s = asked.at_unix_s;
         }
         Ok(next)
     }

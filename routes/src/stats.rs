@@ -37,6 +37,11 @@ pub fn anytime_upper(k: u64, n: u64, alpha: f64) -> f64 {
     least(k as f64 / n as f64, |p| log_evidence(k, n, p) >= -alpha.ln())
 }
 
+/// Whether `anytime_upper` is at most `p`, in one step.
+pub fn anytime_proves(k: u64, n: u64, p: f64, alpha: f64) -> bool {
+    n > 0 && k < n && p > k as f64 / n as f64 && log_evidence(k, n, p) >= -alpha.ln()
+}
+
 /// The logarithm of the evidence that the rate is below `p`.
 fn log_evidence(k: u64, n: u64, p: f64) -> f64 {
     if p <= 0.0 {

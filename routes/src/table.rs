@@ -14,7 +14,7 @@ use crate::pattern::Matcher;
 use crate::read_back::ReadBack;
 use crate::request::RequestFacts;
 use crate::rewrite::{PathRewrite, Rewrite};
-use crate::terms::{Condition, FailureKind, KeySource};
+use crate::terms::{Condition, FailureKind, KeySource, LatencyBound, Parity, RateBound};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
@@ -167,10 +167,30 @@ pub struct ShadowRule {
 }
 
 /// How a share rises.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct RampRule {
     /// Rising.
     pub steps: Vec<RampStep>,
+    /// Set when it moves by itself.
+    pub gates: Option<Box<Gates>>,
+}
+
+/// What has to hold before a step, and what ends the ramp.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Gates {
+    pub hold_each: Duration,
+    pub parity: Option<Parity>,
+    pub coverage: Option<SharePpm>,
+    pub error_rate: Option<RateBound>,
+    pub p99: Option<LatencyBound>,
+    pub roll_back: Option<RollBack>,
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub struct RollBack {
+    pub error_rate: RateBound,
+    pub window: Duration,
+    pub min_requests: u64,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

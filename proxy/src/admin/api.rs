@@ -6,6 +6,7 @@ use crate::admin::{Answer, json_answer, problem};
 use crate::evidence::Evidence;
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
+use crate::reload::ramp::told;
 use crate::reload::stage_counts;
 use banyan_routes::evidence::{CONFIDENCE, Window};
 use banyan_routes::ids::Side;
@@ -13,6 +14,7 @@ use banyan_routes::request_line::OwnedRequest;
 use banyan_routes::table::Route;
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
@@ -53,11 +55,21 @@ fn summary(live: &Live, at: usize, route: &Route) -> Value {
         "share_ppm": conditions.share.get(),
         "killed": conditions.killed,
         "state": live.state.routes.get(&*route.id),
+        "gate": gate(&live.serving.routes[at]),
         "cohort": table.cohort(route).name,
         "legacy": backend(Side::Legacy),
         "serverless": backend(Side::Serverless),
         "requests": counts(&live.serving.routes[at]),
     })
+}
+
+/// What the controller last said of a ramp that moves by itself.
+fn gate(runtime: &RouteRuntime) -> Value {
+    let verdict = runtime.verdict.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((verdict, reasons)) = verdict.as_ref().map(told) else { return Value::Null };
+    let reasons: Vec<Value> =
+        reasons.into_iter().map(|(gate, text)| json!({ "gate": gate, "text": text })).collect();
+    json!({ "verdict": verdict, "reasons": reasons })
 }
 
 fn counts(runtime: &RouteRuntime) -> Value {

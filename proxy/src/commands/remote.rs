@@ -139,6 +139,12 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
         for field in ["owner", "group", "cohort", "file", "revision"] {
             say!("{field:<10} {}", plain(&value[field]));
         }
+        if let Some(verdict) = value["gate"]["verdict"].as_str() {
+            say!("{:<10} {verdict}", "gate");
+            for it in value["gate"]["reasons"].as_array().into_iter().flatten() {
+                say!("{:<10} {}: {}", "", plain(&it["gate"]), plain(&it["text"]));
+            }
+        }
         if let Ok((200, evidence)) = client.get(&format!("/api/v1/evidence/{id}"))
             && evidence["eligible"] != json!(0)
         {

@@ -119,6 +119,13 @@ impl Evidence {
         }
     }
 
+    /// After a rollback was lifted: what was found before belongs to what was wrong then.
+    pub fn restart(&self) {
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let dirty = ledger.windows.keys().copied().collect();
+        *ledger = Ledger { identity: ledger.identity, dirty, ..Ledger::default() };
+    }
+
     pub fn lose(&self, loss: Loss) {
         self.lost[loss as usize].fetch_add(1, Ordering::Relaxed);
     }

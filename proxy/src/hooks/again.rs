@@ -12,6 +12,7 @@ use banyan_routes::table::Stage;
 use banyan_routes::terms::FailureKind;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Marks an error that has been turned into another try.
@@ -101,6 +102,9 @@ pub fn fall_back(shared: &Shared, ctx: &mut Context, kind: FailureKind) -> bool 
         return false;
     }
     shared.metrics.fallbacks.with_label_values(&[&*route.id]).inc();
+    if let Some(runtime) = ctx.runtime() {
+        runtime.metrics.fallbacks.fetch_add(1, Ordering::Relaxed);
+    }
     if let Some(decision) = &mut ctx.decision {
         decision.side = Side::Legacy;
         decision.reason = Reason::Fallback;

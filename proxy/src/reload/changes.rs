@@ -8,7 +8,7 @@ use crate::change::{ChangeAsked, Changed, NotChanged, What};
 use crate::live::Live;
 use crate::state::store::State;
 use banyan_routes::audit::Entry;
-use banyan_routes::life::Asked;
+use banyan_routes::life::{Asked, Change};
 use jiff::Timestamp;
 use std::path::Path;
 use std::sync::Arc;
@@ -94,6 +94,12 @@ impl Reloader {
         }
         self.state_store.commit(&state, entry).map_err(NotChanged::Store)?;
         self.state = Arc::new(state);
+        if let What::Route { id, change: Change::Resume } = &asked.what
+            && before.as_ref().is_some_and(|before| before.rolled_back)
+            && let Some(at) = serving.table.by_id.get(id.as_str())
+        {
+            serving.routes[*at as usize].evidence().restart();
+        }
         self.live.publish(Live::new(serving, self.kills.clone(), self.state.clone()));
         self.count_shares();
         tracing::warn!(

@@ -4,6 +4,7 @@
 //! (law 2), run on a worker thread, or read files again that did not change.
 
 mod changes;
+pub mod ramp;
 
 use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
@@ -26,6 +27,7 @@ use banyan_routes::rule_tests::compile_and_test;
 use banyan_routes::support::unsupported;
 use banyan_routes::table::{Route, RouteTable, Stage, Writes};
 use serde::Serialize;
+use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -65,6 +67,7 @@ pub struct Reloader {
     kills: KillSet,
     state: Arc<State>,
     state_store: StateStore,
+    watches: HashMap<Box<str>, ramp::Watch>,
     cache: ReadCache,
 }
 
@@ -89,6 +92,7 @@ impl Reloader {
             kills: KillSet::default(),
             state: Arc::new(state),
             state_store,
+            watches: HashMap::new(),
             cache: ReadCache::default(),
         }
     }

@@ -10,7 +10,7 @@ use crate::ids::{SharePpm, Side};
 use crate::pattern::PathPattern;
 use crate::problem::{Place, Problem};
 use crate::read_back::ReadBack;
-use crate::table::{Action, RampRule, RampStep, Route, ShadowRule, Stage, Writes};
+use crate::table::{Action, Gates, RampRule, RampStep, RollBack, Route, ShadowRule, Stage, Writes};
 use std::fmt;
 use std::time::Duration;
 
@@ -20,6 +20,8 @@ const SHADOW_BODY_LIMIT: u64 = 4 << 20;
 /// Where a target says that it honours the marker of shadows, when the rule names no other path.
 const HANDSHAKE: &str = "/.well-known/banyan-shadow";
 const VERIFY_LAG: Duration = Duration::from_secs(1);
+/// Requests in the window of `roll_back_when` below which nothing is judged.
+const ROLL_BACK_REQUESTS: u32 = 50;
 /// 1 %: legacy does not feel it.
 const CONTROLS: SharePpm = SharePpm::ONE_PERCENT;
 
@@ -375,5 +377,21 @@ impl Lowering {
 
 fn lowered(ramp: &file::Ramp) -> RampRule {
     let steps = ramp.steps.iter().map(|step| RampStep { at: step.at.0, approve: step.approve });
-    RampRule { steps: steps.collect() }
+    let moves = ramp.hold_each.is_some() || ramp.advance_when.is_some() || ramp.roll_back_when.is_some();
+    let gates = || {
+        let advance = ramp.advance_when.as_ref();
+        Box::new(Gates {
+            hold_each: ramp.hold_each.map_or(Duration::ZERO, |span| span.0),
+            parity: advance.and_then(|it| it.parity),
+            coverage: advance.and_then(|it| it.coverage).map(|share| share.0),
+            error_rate: advance.and_then(|it| it.error_rate),
+            p99: advance.and_then(|it| it.p99),
+            roll_back: ramp.roll_back_when.as_ref().map(|rule| RollBack {
+                error_rate: rule.error_rate,
+                window: rule.for_.0,
+                min_requests: u64::from(rule.min_requests.unwrap_or(ROLL_BACK_REQUESTS)),
+            }),
+        })
+    };
+    RampRule { steps: steps.collect(), gates: moves.then(gates) }
 }

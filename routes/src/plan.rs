@@ -1,0 +1,224 @@
+//! What becomes of a ramp now: its rule, its state and what was seen -> advance, hold or roll back, with reasons.
+//!
+//! Input: all of that, and the time. Output: a verdict. Must not: perform it, read a clock, or take the absence of data for good news
+//! (law 6).
+
+use crate::evidence::Window;
+use crate::ids::Side;
+use crate::life::{Asked, Change, Refused, RouteState};
+use crate::stats::{anytime_proves, anytime_upper, clopper_pearson_lower, clopper_pearson_upper};
+use crate::table::{Gates, RollBack, Route, RouteTable};
+use std::fmt;
+
+/// Requests on a side below which nothing is said of it, when the rule does not say otherwise.
+const REQUESTS_MIN: u64 = 50;
+/// The chance that one look at healthy sides ends a ramp: there is one each second, for weeks, and neighbouring looks see much the same.
+const ROLL_BACK_ALPHA: f64 = 1e-6;
+const LEGACY_ALPHA: f64 = 0.05;
+/// For a p99, a hundred are the least that have one.
+const P99_MIN: u64 = 100;
+
+/// Live answers of both sides in one window; by `Side::index`.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Outcomes {
+    pub requests: [u64; 2],
+    pub failed: [u64; 2],
+    /// Absent without requests.
+    pub p99_seconds: [Option<f64>; 2],
+}
+
+impl Outcomes {
+    fn rate(&self, side: Side) -> f64 {
+        let at = side.index();
+        if self.requests[at] == 0 { 0.0 } else { self.failed[at] as f64 / self.requests[at] as f64 }
+    }
+}
+
+/// What was seen.
+#[derive(Clone, Copy, Debug)]
+pub struct Seen<'a> {
+    pub now_unix_s: u64,
+    /// Since the share last changed.
+    pub since_change: Outcomes,
+    /// In the window of the rule that ends the ramp.
+    pub lately: Outcomes,
+    pub evidence: Option<&'a Window>,
+    pub frozen: Option<&'a str>,
+}
+
+/// Why a ramp stays, or ends.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Reason {
+    TooEarly { seconds: u64 },
+    TooFewRequests { seen: u64, need: u64 },
+    Parity { mismatched: u64, compared: u64, allowed: f64, alpha: f64 },
+    Coverage { is: f64, floor: f64 },
+    ErrorRate { serverless: f64, legacy: f64, margin: f64 },
+    P99 { serverless_seconds: f64, legacy_seconds: f64, factor: f64 },
+    Refused(Refused),
+}
+
+impl Reason {
+    /// A stable code: the name of the gate.
+    pub fn gate(&self) -> &'static str {
+        match self {
+            Reason::TooEarly { .. } => "hold_each",
+            Reason::TooFewRequests { .. } => "traffic",
+            Reason::Parity { .. } => "parity",
+            Reason::Coverage { .. } => "coverage",
+            Reason::ErrorRate { .. } => "error_rate",
+            Reason::P99 { .. } => "p99",
+            Reason::Refused(why) => why.code(),
+        }
+    }
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let percent = |ratio: &f64| (ratio * 1e5).round() / 1e3;
+        match self {
+            Reason::TooEarly { seconds } => write!(f, "the step is held for {seconds} s more"),
+            Reason::TooFewRequests { seen, need } => write!(f, "{seen} of {need} requests on serverless"),
+            Reason::Parity { mismatched, compared, allowed, alpha } => write!(
+                f,
+                "{mismatched} of {compared} answers differ, so up to {} % may; {} % are allowed",
+                percent(&anytime_upper(*mismatched, *compared, *alpha)),
+                percent(allowed)
+            ),
+            Reason::Coverage { is, floor } => {
+                write!(f, "coverage is {} %; the floor is {} %", percent(is), percent(floor))
+            }
+            Reason::ErrorRate { serverless, legacy, margin } => write!(
+                f,
+                "{} % of serverless's answers fail, {} % of legacy's; {} points more are allowed",
+                percent(serverless),
+                percent(legacy),
+                percent(margin)
+            ),
+            Reason::P99 { serverless_seconds, legacy_seconds, factor } => {
+                write!(
+                    f,
+                    "p99 is {serverless_seconds:.3} s, legacy's {legacy_seconds:.3} s; {factor} times that is allowed"
+                )
+            }
+            Reason::Refused(why) => why.fmt(f),
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+pub enum Verdict {
+    Advance,
+    /// At least one reason.
+    Hold(Vec<Reason>),
+    RollBack(Reason),
+}
+
+impl Verdict {
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Verdict::Advance => "advance",
+            Verdict::Hold(_) => "hold",
+            Verdict::RollBack(_) => "roll_back",
+        }
+    }
+}
+
+/// Who the controller is in the log.
+pub const CONTROLLER: &str = "controller";
+
+/// `None`: the route does not move by itself.
+pub fn plan(route: &Route, table: &RouteTable, state: &RouteState, seen: &Seen<'_>) -> Option<Verdict> {
+    let gates = route.ramp.as_ref()?.gates.as_ref()?;
+    if let Some(reason) = gates.roll_back.as_ref().and_then(|rule| over(rule, state, seen)) {
+        return Some(Verdict::RollBack(reason));
+    }
+    let mut reasons = Vec::new();
+    // Whatever forbids a person forbids the controller.
+    let asked = Asked { actor: CONTROLLER, reason: "", at_unix_s: seen.now_unix_s, frozen: seen.frozen };
+    if let Err(why) = state.after(Change::Promote, route, table, &asked) {
+        reasons.push(Reason::Refused(why));
+    }
+    // A clock that went back makes the wait longer, never shorter.
+    let held = seen.now_unix_s.saturating_sub(state.since_unix_s);
+    if held < gates.hold_each.as_secs() {
+        reasons.push(Reason::TooEarly { seconds: gates.hold_each.as_secs() - held });
+    }
+    shadows(gates, seen, &mut reasons);
+    // The first step is taken on what shadows say: before it, serverless answers nobody.
+    if state.share_ppm > 0 {
+        answers(gates, seen, &mut reasons);
+    }
+    Some(if reasons.is_empty() { Verdict::Advance } else { Verdict::Hold(reasons) })
+}
+
+/// Serverless fails more often than it may, while legacy does not.
+fn over(rule: &RollBack, state: &RouteState, seen: &Seen<'_>) -> Option<Reason> {
+    if state.rolled_back
+        || state.share_ppm == 0
+        || seen.lately.requests[Side::Serverless.index()] < rule.min_requests
+    {
+        return None;
+    }
+    let (serverless, legacy) = (seen.lately.rate(Side::Serverless), seen.lately.rate(Side::Legacy));
+    let margin = rule.error_rate.margin.0.ratio();
+    if serverless <= margin {
+        return None;
+    }
+    let counts = |side: Side| (seen.lately.failed[side.index()], seen.lately.requests[side.index()]);
+    let (failed, requests) = counts(Side::Serverless);
+    // Beyond chance: two failures of fifty are four points, and nothing. The less is known of legacy, the worse it may be; of nothing, nothing is
+    // assumed, or a route at 100 % could not go back.
+    let (legacy_failed, legacy_requests) = counts(Side::Legacy);
+    let at_most = match legacy_requests {
+        0 => 0.0,
+        _ => clopper_pearson_upper(legacy_failed, legacy_requests, LEGACY_ALPHA),
+    };
+    let is_over = clopper_pearson_lower(failed, requests, ROLL_BACK_ALPHA) - at_most > margin;
+    is_over.then_some(Reason::ErrorRate { serverless, legacy, margin })
+}
+
+fn shadows(gates: &Gates, seen: &Seen<'_>, reasons: &mut Vec<Reason>) {
+    if let Some(claim) = &gates.parity {
+        let allowed = 1.0 - claim.matching.0.ratio();
+        let alpha = 1.0 - claim.confidence.0.ratio();
+        let (mismatched, compared) = seen.evidence.map_or((0, 0), |it| (it.mismatched, it.compared()));
+        // Looked at every second, and acted on.
+        if !anytime_proves(mismatched, compared, allowed, alpha) {
+            reasons.push(Reason::Parity { mismatched, compared, allowed, alpha });
+        }
+    }
+    if let Some(floor) = gates.coverage {
+        let (is, floor) = (seen.evidence.map_or(0.0, Window::coverage), floor.ratio());
+        if is < floor {
+            reasons.push(Reason::Coverage { is, floor });
+        }
+    }
+}
+
+fn answers(gates: &Gates, seen: &Seen<'_>, reasons: &mut Vec<Reason>) {
+    let outcomes = &seen.since_change;
+    let requests = outcomes.requests[Side::Serverless.index()];
+    let need = if gates.p99.is_some() { P99_MIN } else { REQUESTS_MIN };
+    if requests < need {
+        reasons.push(Reason::TooFewRequests { seen: requests, need });
+        return;
+    }
+    if let Some(bound) = &gates.error_rate {
+        let (serverless, legacy) = (outcomes.rate(Side::Serverless), outcomes.rate(Side::Legacy));
+        let margin = bound.margin.0.ratio();
+        if serverless > legacy + margin {
+            reasons.push(Reason::ErrorRate { serverless, legacy, margin });
+        }
+    }
+    if let Some(bound) = &gates.p99 {
+        let factor = f64::from(bound.factor_milli) / 1e3;
+        let [legacy, serverless] = outcomes.p99_seconds;
+        let (serverless_seconds, legacy_seconds) =
+            (serverless.unwrap_or(f64::INFINITY), legacy.unwrap_or(0.0));
+        // Without anything of legacy's to compare with there is no knowing; at 100 % there is nothing left to raise.
+        if serverless_seconds > legacy_seconds * factor {
+            reasons.push(Reason::P99 { serverless_seconds, legacy_seconds, factor });
+        }
+    }
+}
