@@ -142,6 +142,9 @@ enum Command {
     Man,
     /// What serves: revision, stages, kill switches.
     Status {
+        /// Again every two seconds, with the routes, until it is interrupted or the proxy is gone.
+        #[arg(long, env = "BANYAN_WATCH")]
+        watch: bool,
         #[command(flatten)]
         remote: Remote,
     },
@@ -278,7 +281,8 @@ fn dispatch(command: Command) -> Exit {
             Ok(()) => Exit::Ok,
             Err(_) => Exit::Internal,
         },
-        Command::Status { remote } => with_admin(&remote, remote::status),
+        Command::Status { watch: false, remote } => with_admin(&remote, remote::status),
+        Command::Status { watch: true, remote } => with_admin(&remote, remote::watch),
         Command::Routes { remote } => with_admin(&remote, remote::routes),
         Command::Compare(command) => compare::run(command),
         Command::Show { id, patch: true, remote } => {

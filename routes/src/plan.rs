@@ -49,12 +49,35 @@ pub struct Seen<'a> {
 /// Why a ramp stays, or ends.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Reason {
-    TooEarly { seconds: u64 },
-    TooFewRequests { seen: u64, need: u64 },
-    Parity { mismatched: u64, compared: u64, allowed: f64, alpha: f64 },
-    Coverage { is: f64, floor: f64 },
-    ErrorRate { serverless: f64, legacy: f64, margin: f64 },
-    P99 { serverless_seconds: f64, legacy_seconds: f64, factor: f64 },
+    /// The rule leaves raises to people.
+    ByHand,
+    TooEarly {
+        seconds: u64,
+    },
+    TooFewRequests {
+        seen: u64,
+        need: u64,
+    },
+    Parity {
+        mismatched: u64,
+        compared: u64,
+        allowed: f64,
+        alpha: f64,
+    },
+    Coverage {
+        is: f64,
+        floor: f64,
+    },
+    ErrorRate {
+        serverless: f64,
+        legacy: f64,
+        margin: f64,
+    },
+    P99 {
+        serverless_seconds: f64,
+        legacy_seconds: f64,
+        factor: f64,
+    },
     Refused(Refused),
 }
 
@@ -62,6 +85,7 @@ impl Reason {
     /// A stable code: the name of the gate.
     pub fn gate(&self) -> &'static str {
         match self {
+            Reason::ByHand => "by_hand",
             Reason::TooEarly { .. } => "hold_each",
             Reason::TooFewRequests { .. } => "traffic",
             Reason::Parity { .. } => "parity",
@@ -77,6 +101,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let percent = |ratio: &f64| (ratio * 1e5).round() / 1e3;
         match self {
+            Reason::ByHand => f.write_str("people take the steps of this ramp"),
             Reason::TooEarly { seconds } => write!(f, "the step is held for {seconds} s more"),
             Reason::TooFewRequests { seen, need } => write!(f, "{seen} of {need} requests on serverless"),
             Reason::Parity { mismatched, compared, allowed, alpha } => write!(
@@ -133,7 +158,7 @@ pub fn plan(route: &Route, table: &RouteTable, state: &RouteState, seen: &Seen<'
     if let Some(reason) = gates.roll_back.as_ref().and_then(|rule| over(rule, state, seen)) {
         return Some(Verdict::RollBack(reason));
     }
-    let mut reasons = Vec::new();
+    let mut reasons: Vec<Reason> = gates.by_hand.then_some(Reason::ByHand).into_iter().collect();
     // Whatever forbids a person forbids the controller.
     let asked = Asked { actor: CONTROLLER, reason: "", at_unix_s: seen.now_unix_s, frozen: seen.frozen };
     if let Err(why) = state.after(Change::Promote, route, table, &asked) {

@@ -178,6 +178,8 @@ pub struct RampRule {
 /// What has to hold before a step, and what ends the ramp.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Gates {
+    /// Nothing says when to advance: people do, and only the way back is the controller's.
+    pub by_hand: bool,
     pub hold_each: Duration,
     pub parity: Option<Parity>,
     pub coverage: Option<SharePpm>,

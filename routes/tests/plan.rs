@@ -196,6 +196,23 @@ fn migrate(world: World, seed: u64, table: &RouteTable) -> Ended {
 }
 
 #[test]
+fn without_a_word_on_when_to_advance_only_people_do() {
+    let text = "version: 1\nbackends: {a: {urls: [\"http://a\"]}, b: {urls: [\"http://b\"]}}\nroutes: [{id: r, match: {prefix: /r}, legacy: a, serverless: b, stage: ramp, ramp: {steps: [1%, 100%], roll_back_when: {error_rate: \"> legacy + 2pp\", for: 10s}}}]\n";
+    let rules = read(0, text).unwrap();
+    let table =
+        compile(&[ReadFile::new(Source { name: "r.yaml".into(), text: text.into() }, rules)]).unwrap().0;
+    let state = RouteState { share_ppm: 10_000, ..RouteState::default() };
+    let good = Outcomes { requests: [10_000, 1_000], ..Outcomes::default() };
+    let seen = Seen { now_unix_s: 1_000_000, since_change: good, lately: good, evidence: None, frozen: None };
+    assert_eq!(plan(&table.routes[0], &table, &state, &seen), Some(Verdict::Hold(vec![Reason::ByHand])));
+    let bad = Outcomes { failed: [0, 500], ..good };
+    assert!(matches!(
+        plan(&table.routes[0], &table, &state, &Seen { lately: bad, ..seen }),
+        Some(Verdict::RollBack(_))
+    ));
+}
+
+#[test]
 fn a_thousand_migrations_rise_on_proof_only_and_go_back_in_time() {
     let tables = [table(false), table(true)];
     let mut results: BTreeMap<World, Vec<Ended>> = BTreeMap::new();

@@ -210,6 +210,16 @@ class Banyan(Process):
         return subprocess.run([str(a) for a in command], capture_output=True, text=True, timeout=60)
 
 
+class Again(Banyan):
+    """The process of `before` once more, in its folder, after it was ended."""
+
+    def __init__(self, folder, before, number=1):
+        self.folder, self.rules, self.state, self.port, self.admin = before.folder, before.rules, before.state, before.port, before.admin
+        self.access_path, self.access = before.access_path, open(before.access_path, "ab")
+        Process.__init__(self, before.popen.args, before.folder, before.folder / f"log-{number}", stdout=self.access)
+        wait_for("readiness", self.ready)
+
+
 def starter(folder):
     """Starts processes that end together, the last one first."""
     running = []

@@ -12,7 +12,7 @@ import threading
 import time
 
 import pytest
-from conftest import Airline, Banyan, Nginx, Process, header, lease_port, wait_for
+from conftest import Again, Airline, Banyan, Nginx, header, lease_port, wait_for
 from emulators import REGION, ROOT_KEY, Ministack, environment, send
 from test_protocols import Origin
 
@@ -384,8 +384,7 @@ def test_evidence_outlives_the_process_and_no_value_reaches_the_disk(start, tmp_
     for secret in (b"kim@", b"example.com", b"topsecret", b"1234567", b"7654321", b"0000-4000"):
         assert secret not in kept, secret
     assert b"$.price" in kept and b"email:" in kept and (banyan.state / "evidence.key").stat().st_mode & 0o777 == 0o600
-    command = [*banyan.popen.args]
-    again = start(Again, banyan, command)
+    again = start(Again, banyan)
     told = evidence(again)
     for key in ("eligible", "sampled", "compared", "mismatched", "distinct_requests", "controls"):
         assert told[key] == before[key], (key, before, told)
@@ -396,16 +395,6 @@ def test_evidence_outlives_the_process_and_no_value_reaches_the_disk(start, tmp_
     assert again.api("/api/v1/evidence/r?hours=x", check=False)[0] == 400
     send(again.port, "GET", "/users/1")
     wait_for("more", lambda: evidence(again)["compared"] == 21)
-
-
-class Again(Banyan):
-    """The same process once more, in its folder."""
-
-    def __init__(self, folder, before, command):
-        self.folder, self.rules, self.state, self.port, self.admin = before.folder, before.rules, before.state, before.port, before.admin
-        self.access_path, self.access = before.access_path, open(before.access_path, "ab")
-        Process.__init__(self, command, before.folder, before.folder / "log-again", stdout=self.access)
-        wait_for("readiness", self.ready)
 
 
 def test_writes_go_to_a_sandbox_that_has_proved_itself(start):

@@ -8,6 +8,11 @@ use crate::say;
 use crate::say_raw;
 use banyan_routes::ids::SharePpm;
 use serde_json::{Value, json};
+use std::io::IsTerminal;
+use std::time::Duration;
+
+/// As often as people look.
+const WATCH_EVERY: Duration = Duration::from_secs(2);
 
 /// Prints and turns "cannot be reached" into its exit code.
 pub fn finish(result: Result<Exit, Unreachable>) -> Exit {
@@ -59,6 +64,22 @@ pub fn status(client: &AdminClient, json: bool) -> Exit {
         say!("draining   {}", if value["draining"] == json!(true) { "yes" } else { "no" });
         Exit::Ok
     }))
+}
+
+/// Status and routes, in place on a terminal. Ends when it is interrupted, or when the proxy cannot be reached.
+#[expect(clippy::disallowed_methods, reason = "a command of its own, which serves nobody")]
+pub fn watch(client: &AdminClient, json: bool) -> Exit {
+    let in_place = std::io::stdout().is_terminal() && !json;
+    loop {
+        if in_place {
+            say_raw!("\x1b[H\x1b[J");
+        }
+        let shown = [status(client, json), routes(client, json)];
+        if let Some(failed) = shown.into_iter().find(|exit| *exit != Exit::Ok) {
+            return failed;
+        }
+        std::thread::sleep(WATCH_EVERY);
+    }
 }
 
 pub fn routes(client: &AdminClient, json: bool) -> Exit {

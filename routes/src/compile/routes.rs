@@ -381,6 +381,7 @@ fn lowered(ramp: &file::Ramp) -> RampRule {
     let gates = || {
         let advance = ramp.advance_when.as_ref();
         Box::new(Gates {
+            by_hand: ramp.hold_each.is_none() && advance.is_none(),
             hold_each: ramp.hold_each.map_or(Duration::ZERO, |span| span.0),
             parity: advance.and_then(|it| it.parity),
             coverage: advance.and_then(|it| it.coverage).map(|share| share.0),
