@@ -295,6 +295,7 @@ async fn say_when_listening(shared: Arc<Shared>) {
             let is_v4 = address.is_ipv4();
             address.set_ip(if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
         }
+        // A port can only be asked, again and again; once, at start, and by nobody that serves.
         while tokio::net::TcpStream::connect(address).await.is_err() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }

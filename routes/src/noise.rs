@@ -5,7 +5,7 @@
 
 use crate::compare::rules::Rules;
 use crate::compare::shape::{self, TimeFormat};
-use crate::compare::typed::{Held, Typed};
+use crate::compare::typed::Typed;
 use crate::compare::{Difference, Kind, Value, distinct};
 use crate::stats::is_larger;
 use std::collections::BTreeMap;
@@ -208,10 +208,9 @@ struct Shape {
     whole: bool,
     number: bool,
     token: Option<(usize, usize)>,
-    /// Milliseconds, and for numbers absolute and relative.
+    /// Milliseconds, whole numbers, and parts of the first of two numbers.
     apart_ms: u64,
     apart_count: u64,
-    apart_abs: f64,
     apart_rel: f64,
 }
 
@@ -310,7 +309,6 @@ impl Shape {
             self.apart_count = self.apart_count.max(x.abs_diff(y));
         }
         if let Some((x, y)) = shape::number(a).zip(shape::number(b)) {
-            self.apart_abs = self.apart_abs.max((x - y).abs());
             let rel = if x == 0.0 { f64::INFINITY } else { ((x - y) / x).abs() };
             self.apart_rel = self.apart_rel.max(rel);
         }
@@ -346,15 +344,4 @@ fn tolerance(apart_ms: u64) -> Option<Duration> {
     const LADDER: [u64; 7] = [1, 5, 30, 60, 300, 3_600, 86_400];
     let seconds = LADDER.into_iter().find(|step| step * 1_000 >= apart_ms.saturating_mul(10))?;
     Some(Duration::from_secs(seconds))
-}
-
-/// Whether a pair of values is covered by a rule; for showing what a proposal would change.
-pub fn covers(rule: &Typed, it: &Difference) -> bool {
-    match (rule, it.kind) {
-        (Typed::Unordered, Kind::Order) | (Typed::Optional, Kind::Missing | Kind::Extra) => true,
-        _ => {
-            let pair = it.legacy.text.as_deref().zip(it.serverless.text.as_deref());
-            pair.is_some_and(|(a, b)| rule.holds(a, b) == Held::Yes)
-        }
-    }
 }

@@ -378,7 +378,8 @@ def test_evidence_outlives_the_process_and_no_value_reaches_the_disk(start, tmp_
     for n in range(20):
         send(banyan.port, "GET", f"/users/kim@example.com/{n}?token=topsecret")
     before = settled(banyan, 20)
-    time.sleep(1.5)  # The store is written once a second.
+    # Written once a second: the row of this hour with all of them.
+    wait_for("all to be written", lambda: b'"mismatched":20' in (banyan.state / "evidence.redb").read_bytes())
     banyan.stop(signal.SIGKILL)
     kept = (banyan.state / "evidence.redb").read_bytes()
     for secret in (b"kim@", b"example.com", b"topsecret", b"1234567", b"7654321", b"0000-4000"):

@@ -131,6 +131,7 @@ fn show(shared: &Arc<Shared>, traffic: Option<SocketAddr>) {
 
 /// Logs in, then searches, looks, books and pays for ever.
 async fn passenger(address: SocketAddr, number: usize) {
+    // One after the other, and not before the listener is there: people do not come all at once.
     tokio::time::sleep(Duration::from_millis(1_000 + number as u64 * 20)).await;
     let connector = Connector::<()>::new(None);
     let peer = HttpPeer::new(address, false, String::new());

@@ -8,7 +8,7 @@ use crate::context::Context;
 use crate::facts::head_bytes;
 use crate::hooks::fail;
 use crate::proxy::Shared;
-use crate::shadow::queue::{Ask, Exchange, drop_exchange};
+use crate::shadow::queue::{Ask, Exchange};
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::PPM;
 use banyan_routes::path::split_target;
@@ -63,6 +63,10 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
         206 | 304 | 412 | 416 => Some(Loss::Conditional),
         _ => None,
     };
+    if let Some(loss) = loss {
+        let runtime = &live.serving.routes[found.route as usize];
+        return runtime.lose(&shared.metrics, &live.serving.table.route(found.route).id, loss);
+    }
     let ask = Ask {
         live: live.clone(),
         found: found.clone(),
@@ -74,11 +78,7 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
         http2: session.as_downstream().is_http2(),
     };
     capture.cold = ctx.report.is_some_and(|report| report.init.is_some());
-    let exchange = Exchange { ask, capture };
-    match loss {
-        Some(loss) => drop_exchange(&shared.metrics, &exchange, loss),
-        None => shared.shadow.offer(exchange, whole),
-    }
+    shared.shadow.offer(Exchange { ask, capture }, whole);
 }
 
 /// Failures always; successes by the share in the settings, chosen by the trace so that replicas agree.
