@@ -4,8 +4,10 @@
 
 use crate::access_log::LogSender;
 use crate::admin::Admin;
+use crate::admin::access::HotTokens;
 use crate::certificates::{HotCertificate, client_verifier};
 use crate::control::{Control, ControlLoop, Request, Signals, Stop};
+use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
@@ -15,6 +17,7 @@ use crate::reload::{Outcome, Reloader};
 use crate::service::Service;
 use crate::settings::{Listener, Settings};
 use crate::shadow::queue::ShadowQueue;
+use crate::state::fleet::Fleet;
 use crate::targets::supplies::Supplies;
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
@@ -94,12 +97,28 @@ pub fn start(
     let (stop, stopped) = watch::channel(None);
     let (asked, requests) = mpsc::channel::<Request>(16);
     let store = Arc::new(EvidenceStore::open(&settings.state_dir, &metrics));
+    let fleet = settings.fleet.as_ref().map(|fleet| Fleet::new(fleet, settings.admin.to_string()));
+    let fleet = fleet.transpose().map_err(|error| anyhow!("{error}"))?.map(Arc::new);
+    let discovery = Arc::new(Discovery::default());
+    let tokens = settings.tokens.as_deref().map(HotTokens::load).transpose();
+    let tokens = tokens.map_err(|error| anyhow!("admin.tokens: {error}"))?.map(Arc::new);
     let first = control_runtime.block_on(async {
         let signals = Signals::install()?;
         let supplies = Arc::new(Supplies::new(&settings.aws, metrics.clone(), POOL_CONNECTIONS));
-        let mut reloader =
-            Reloader::new(&settings, live.clone(), metrics.clone(), supplies.clone(), store.clone());
+        let mut reloader = Reloader::new(
+            &settings,
+            live.clone(),
+            metrics.clone(),
+            supplies.clone(),
+            store.clone(),
+            fleet.clone(),
+            discovery.clone(),
+        );
         reloader.look_at_kills();
+        if let Some(fleet) = fleet.clone() {
+            tokio::spawn(async move { fleet.run().await });
+        }
+        reloader.join_fleet().await;
         let (outcome, sources) = reloader.reload().await;
         anyhow::Ok((signals, reloader, supplies, outcome, sources))
     })?;
@@ -108,7 +127,9 @@ pub fn start(
         return Ok(Started::Refused(outcome, sources));
     }
     let (hot, hup_log) = (certificates.clone(), log.clone());
+    let hup_tokens = tokens.clone();
     let on_hup = move || {
+        hup_tokens.iter().for_each(|tokens| tokens.reload());
         hot.iter().flatten().for_each(|certificate| certificate.reload());
         hup_log.reopen();
     };
@@ -123,6 +144,7 @@ pub fn start(
         draining: draining.clone(),
         stop,
         drain_delay: settings.drain_delay,
+        fleet: fleet.clone(),
         on_hup: Box::new(on_hup),
     };
     control_runtime.spawn(control_loop.run());
@@ -146,10 +168,12 @@ pub fn start(
         listening: AtomicBool::new(false),
         supplies,
         shadow,
+        discovery,
+        fleet,
         evidence: store,
     });
     let control = Control { requests: asked, draining, stop: stopped };
-    let mut server = server(&shared, &certificates, &control)?;
+    let mut server = server(&shared, &certificates, &control, tokens)?;
     extra.into_iter().for_each(|service| {
         server.add_services(vec![service]);
     });
@@ -173,6 +197,7 @@ fn server(
     shared: &Arc<Shared>,
     certificates: &[Option<Arc<HotCertificate>>],
     control: &Control,
+    tokens: Option<Arc<HotTokens>>,
 ) -> Result<Server> {
     let settings = &shared.settings;
     let conf = ServerConf {
@@ -216,7 +241,7 @@ fn server(
     h2c.into_iter().for_each(|own| {
         server.add_service(own);
     });
-    let admin = Admin { shared: shared.clone(), requests: control.requests.clone() };
+    let admin = Admin { shared: shared.clone(), requests: control.requests.clone(), tokens };
     let mut service = ListeningService::new("admin".into(), admin);
     service.threads = Some(1);
     service.add_tcp(&settings.admin.to_string());

@@ -4,6 +4,7 @@
 //! control thread is the only one that does.
 
 use crate::state::kill::KillSet;
+use banyan_routes::ids::{PPM, SharePpm, Side};
 use banyan_routes::life::{Change, Refused, RouteState};
 use banyan_routes::table::RouteTable;
 use serde::Serialize;
@@ -63,6 +64,11 @@ impl Scope {
         }
     }
 
+    /// Whether a kill of the fleet is this one: `all`, `group:<name>`, `route:<id>`, as `to_string` gives it.
+    pub fn names(&self, kill: &str) -> bool {
+        self.to_string() == kill
+    }
+
     /// The file that is the switch. `None`: nothing is called that, and nothing of that name is killed.
     pub fn file(&self, table: &RouteTable, kills: &KillSet) -> Option<PathBuf> {
         match self {
@@ -95,12 +101,35 @@ pub struct Changed {
     pub action: &'static str,
     pub scope: String,
     pub dry_run: bool,
+    /// On the disk, or in the fleet's store. Where that is away, a way back is in force on this replica, and kept later.
+    pub kept: bool,
     /// Of the state, now.
     pub state_revision: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<RouteState>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub after: Option<RouteState>,
+    /// How much of what came in the last hour it concerns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub traffic: Option<Moved>,
+}
+
+/// What a change of a share would have moved.
+#[derive(Clone, Debug, Serialize)]
+pub struct Moved {
+    /// Of the route, on this replica, in the last hour or since it began.
+    pub requests_last_hour: u64,
+    /// Of these, about so many would have gone to the other side.
+    pub would_move: u64,
+    pub to: &'static str,
+}
+
+impl Moved {
+    pub fn new(requests: u64, before: SharePpm, after: SharePpm) -> Moved {
+        let part = u64::from(before.get().abs_diff(after.get()));
+        let to = if after >= before { Side::Serverless } else { Side::Legacy };
+        Moved { requests_last_hour: requests, would_move: requests * part / u64::from(PPM), to: to.as_str() }
+    }
 }
 
 /// Why nothing was changed.

@@ -219,6 +219,14 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Paths that no route claims, as templates.
+    Unclaimed {
+        /// As rules in stage legacy, to be completed.
+        #[arg(long, env = "BANYAN_RULES_YAML")]
+        rules: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Make a running proxy read its rules again.
     Reload {
         #[command(flatten)]
@@ -300,6 +308,9 @@ fn dispatch(command: Command) -> Exit {
         Command::Kill { scope, change } => changed(&change, "", "kill", json!({ "scope": scope })),
         Command::Unkill { scope, change } => changed(&change, "", "unkill", json!({ "scope": scope })),
         Command::Audit { remote } => with_admin(&remote, changes::audit),
+        Command::Unclaimed { rules, remote } => {
+            with_admin(&remote, |client, json| remote::unclaimed(client, json, rules))
+        }
         Command::Reload { remote } => with_admin(&remote, remote::reload),
         Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),
     }

@@ -8,6 +8,7 @@ use crate::live::LiveTable;
 use crate::reload::{Outcome, Reloader};
 use crate::rule_dir::{Fingerprint, fingerprint};
 use crate::settings::Watch;
+use crate::state::fleet::Fleet;
 use banyan_routes::audit::Entry;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecursiveMode, Watcher};
@@ -93,6 +94,7 @@ pub struct ControlLoop {
     pub draining: Arc<AtomicBool>,
     pub stop: watch::Sender<Option<Stop>>,
     pub drain_delay: Duration,
+    pub fleet: Option<Arc<Fleet>>,
     pub on_hup: Box<dyn Fn() + Send>,
 }
 
@@ -155,11 +157,12 @@ impl ControlLoop {
                         _watchers = self.watchers(&events);
                     }
                     self.reloader.look_at_kills();
-                    self.reloader.judge();
+                    self.reloader.judge().await;
                     if pending.is_none() && fingerprint(&self.rules_dir) != seen {
                         self.changed(&mut pending, &[], true);
                     }
                 }
+                () = fleet_changed(self.fleet.as_deref()) => self.reloader.catch_up().await,
                 Some(asked) = self.requests.recv() => match asked {
                     Request::Reload(done) => {
                         seen = fingerprint(&self.rules_dir);
@@ -167,7 +170,7 @@ impl ControlLoop {
                         let _ = done.send(outcome);
                     }
                     Request::Change(asked, done) => {
-                        let _ = done.send(self.reloader.change(&asked));
+                        let _ = done.send(self.reloader.change(&asked).await);
                     }
                     Request::Audit(done) => {
                         let _ = done.send(self.reloader.audit());
@@ -273,6 +276,14 @@ impl ControlLoop {
             watchers.extend(watch_dir(&self.rules_dir, changed));
         }
         watchers
+    }
+}
+
+/// Never, where there is no fleet.
+async fn fleet_changed(fleet: Option<&Fleet>) {
+    match fleet {
+        Some(fleet) => fleet.changed.notified().await,
+        None => std::future::pending().await,
     }
 }
 

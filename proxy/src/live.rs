@@ -3,9 +3,12 @@
 //! Input: a compiled table with its running backends, and the kill switches. Output: `Live`, loaded once per request.
 //! Must not: be changed in place; a response never comes from two rule sets.
 
+use crate::callers::Callers;
+use crate::ceiling::CeilingGuard;
 use crate::evidence::{Evidence, Kept};
 use crate::lambda::usage::{Figures, Usage};
 use crate::metrics::{Metrics, RouteMetrics};
+use crate::silence::Silence;
 use crate::state::kill::KillSet;
 use crate::state::store::State;
 use crate::targets::backend::RunningBackend;
@@ -17,7 +20,7 @@ use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::plan::Verdict;
 use banyan_routes::table::{Route, RouteTable};
 use pingora_prometheus::prometheus::IntCounter;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A table with everything that was prepared for it.
@@ -30,6 +33,8 @@ pub struct Serving {
     pub routes: Vec<Arc<RouteRuntime>>,
     /// What each route compares, and how, in the same order: evidence holds as long as this stays.
     pub identities: Vec<u64>,
+    /// In the same order.
+    pub ceilings: Vec<Option<Arc<CeilingGuard>>>,
 }
 
 /// What a route needs while it runs.
@@ -40,6 +45,12 @@ pub struct RouteRuntime {
     evidence: OnceLock<Box<Evidence>>,
     /// What the controller last said of its ramp.
     pub verdict: Mutex<Option<Verdict>>,
+    /// Since when nobody has come to its legacy side.
+    pub silence: Mutex<Option<Silence>>,
+    /// Who came to its legacy side though serverless serves.
+    pub callers: Callers,
+    /// Requests that its ceiling has sent to legacy.
+    pub over_ceiling: AtomicU64,
     /// Copies lost, by cause; each made with the first.
     lost: [OnceLock<IntCounter>; Loss::ALL.len()],
     /// What its functions have used, by `Side::index`; made with the first report.
@@ -120,7 +131,7 @@ impl Live {
     pub fn new(serving: Arc<Serving>, kills: KillSet, state: Arc<State>) -> Live {
         let killed = kills.flags(&serving.table);
         let share = |route: &Route| match state.routes.get(&*route.id) {
-            Some(known) => (known.effective(route.stage), known.rolled_back),
+            Some(known) => (known.effective(route), known.rolled_back),
             None => (route.stage.share(), false),
         };
         let shares = serving.table.routes.iter().map(share).collect();

@@ -60,6 +60,11 @@ pub struct Metrics {
     pub lambda_memory_used: IntGaugeVec,
     pub lambda_cost: GaugeVec,
     pub lambda_warm_calls: IntCounterVec,
+    pub store_up: IntGauge,
+    pub controller: IntGauge,
+    pub unsent: IntGauge,
+    pub webhooks: IntCounterVec,
+    pub admin_refused: IntCounterVec,
 }
 
 impl Metrics {
@@ -76,6 +81,7 @@ impl Metrics {
         let gauge = |name: &str, help: &str, labels: &[&str]| {
             register(&registry, IntGaugeVec::new(opts(name, help), labels))
         };
+        let single = |name: &str, help: &str| register(&registry, IntGauge::with_opts(opts(name, help)));
         let metrics = Metrics {
             requests: counter(
                 "requests_total",
@@ -216,6 +222,19 @@ impl Metrics {
                 "comparisons_total",
                 "Comparisons of both sides' answers, by verdict.",
                 &["route", "verdict"],
+            ),
+            store_up: single("store_up", "1 while state can be kept."),
+            controller: single("controller", "1 on the replica that raises shares."),
+            unsent: single("state_unsent", "Ways back that are in force here and not kept yet."),
+            webhooks: counter(
+                "webhooks_total",
+                "Deliveries, and questions before a raise.",
+                &["webhook", "result"],
+            ),
+            admin_refused: counter(
+                "admin_refused_total",
+                "Requests to the admin API that were refused.",
+                &["cause"],
             ),
             gate: gauge(
                 "gate",

@@ -3,11 +3,13 @@
 //! Input: made once at boot. Output: shared by reference with every service. Must not: change.
 
 use crate::access_log::LogSender;
+use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::shadow::queue::ShadowQueue;
+use crate::state::fleet::Fleet;
 use crate::targets::supplies::Supplies;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +24,9 @@ pub struct Shared {
     pub listening: AtomicBool,
     pub supplies: Arc<Supplies>,
     pub shadow: ShadowQueue,
+    pub discovery: Arc<Discovery>,
+    /// `None`: state is this process's own.
+    pub fleet: Option<Arc<Fleet>>,
     pub evidence: Arc<EvidenceStore>,
 }
 

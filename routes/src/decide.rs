@@ -103,7 +103,7 @@ pub fn shadow(route: &Route, decision: &Decision, method: &Method) -> Shadow {
         Side::Legacy => Side::Serverless,
         Side::Serverless => Side::Legacy,
     };
-    if matches!(decision.reason, Reason::Kill | Reason::Breaker | Reason::Fallback)
+    if matches!(decision.reason, Reason::Kill | Reason::Breaker | Reason::Ceiling | Reason::Fallback)
         || route.backend(other).is_none()
     {
         return Shadow::None;

@@ -211,6 +211,7 @@ shapes! {
         #[serde(default)]
         pub after: Vec<String>,
         pub point_of_no_return: Option<bool>,
+        pub retire: Option<Retire>,
         pub fallback: Option<Box<Fallback>>,
         pub rewrite: Option<Box<Rewrite>>,
         pub request_headers: Option<Box<HeaderEdits>>,
@@ -286,6 +287,14 @@ shapes! {
         pub advance_when: Option<AdvanceWhen>,
         pub roll_back_when: Option<RollBackWhen>,
         pub ceiling: Option<Ceiling>,
+        /// The part of the keys that stays on legacy to the last step; 1 % by default where the ramp moves by itself.
+        pub control: Option<Percent>,
+    }
+
+    /// What has to be proved before stage `retired`.
+    pub struct Retire {
+        /// No request of the route on legacy for this long.
+        pub quiet_for: Span,
     }
 
     pub struct AdvanceWhen {

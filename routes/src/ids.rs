@@ -61,6 +61,7 @@ pub struct SharePpm(u32);
 impl SharePpm {
     pub const ZERO: SharePpm = SharePpm(0);
     pub const ONE_PERCENT: SharePpm = SharePpm(10_000);
+    pub const HALF: SharePpm = SharePpm(PPM / 2);
     pub const ALL: SharePpm = SharePpm(PPM);
 
     /// `None` when over one million.

@@ -36,6 +36,7 @@ pub mod decide;
 pub mod life;
 pub mod audit;
 pub mod plan;
+pub mod discover;
 pub mod override_header;
 pub mod automata;
 pub mod overlap;

@@ -3,7 +3,7 @@
 //! Input: a route, its state, a change, who wants it and when. Output: the state after it, or why not. Must not: read a clock, or store
 //! anything: time and freezes come in as arguments.
 
-use crate::ids::SharePpm;
+use crate::ids::{PPM, SharePpm};
 use crate::table::{Route, RouteTable, Stage};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -70,6 +70,15 @@ pub struct Asked<'a> {
     pub at_unix_s: u64,
     /// The name of a freeze that is on.
     pub frozen: Option<&'a str>,
+    /// What the route's legacy backend would have to take back, and can.
+    pub headroom: Option<Headroom>,
+}
+
+/// Requests a second: of all routes of a backend, on both sides, and what it is said to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Headroom {
+    pub needs_rps: u64,
+    pub capacity_rps: u64,
 }
 
 /// Why a change is not made.
@@ -100,6 +109,8 @@ pub enum Refused {
     NotHeld,
     NothingToApprove,
     PointOfNoReturn,
+    /// Legacy could not take back what serverless has now.
+    Headroom(Headroom),
     /// A route that has to be at least as far is not.
     After {
         route: String,
@@ -120,6 +131,7 @@ impl Refused {
             Refused::NotHeld => "not_held",
             Refused::NothingToApprove => "nothing_to_approve",
             Refused::PointOfNoReturn => "point_of_no_return",
+            Refused::Headroom(_) => "headroom",
             Refused::After { .. } => "after",
         }
     }
@@ -143,6 +155,10 @@ impl fmt::Display for Refused {
             Refused::PointOfNoReturn => {
                 f.write_str("the rule says `point_of_no_return`: there is no way back")
             }
+            Refused::Headroom(Headroom { needs_rps, capacity_rps }) => write!(
+                f,
+                "a way back would bring legacy {needs_rps} requests a second; its `capacity_rps` is {capacity_rps}"
+            ),
             Refused::After { route } => write!(f, "`{route}` has to be at least as far, and is not"),
         }
     }
@@ -154,12 +170,16 @@ impl RouteState {
     }
 
     /// The part of the keys that goes to serverless now.
-    pub fn effective(&self, stage: Stage) -> SharePpm {
-        match stage {
+    pub fn effective(&self, route: &Route) -> SharePpm {
+        match route.stage {
             _ if self.rolled_back => SharePpm::ZERO,
-            Stage::Ramp => self.share(),
+            // The last keys stay, so that what ails both sides is not blamed on one.
+            Stage::Ramp => {
+                let control = route.ramp.as_ref().map_or(0, |rule| rule.control.get());
+                self.share().min(SharePpm::new(PPM - control).unwrap_or(SharePpm::ALL))
+            }
             Stage::Legacy | Stage::Shadow | Stage::Canary(_) | Stage::Serverless | Stage::Retired => {
-                stage.share()
+                route.stage.share()
             }
         }
     }
@@ -232,6 +252,11 @@ impl RouteState {
         Ok(next)
     }
 
+    /// Where the next step of its ramp leads.
+    pub fn next_share(&self, route: &Route) -> Option<SharePpm> {
+        self.next_step(route).ok().map(|step| step.at)
+    }
+
     fn next_step<'a>(&self, route: &'a Route) -> Result<&'a crate::table::RampStep, Refused> {
         ramp(route)?.steps.iter().find(|step| step.at > self.share()).ok_or(Refused::LastStep)
     }
@@ -257,6 +282,9 @@ impl RouteState {
         }
         if let Some(name) = asked.frozen {
             return Err(Refused::Frozen { name: name.to_owned() });
+        }
+        if let Some(headroom) = asked.headroom.filter(|it| it.needs_rps > it.capacity_rps) {
+            return Err(Refused::Headroom(headroom));
         }
         let rank = |stage: Stage| Stage::NAMES.iter().position(|name| *name == stage.as_str());
         let behind =

@@ -5,7 +5,7 @@
 
 use crate::evidence::Window;
 use crate::ids::Side;
-use crate::life::{Asked, Change, Refused, RouteState};
+use crate::life::{Asked, Change, Headroom, Refused, RouteState};
 use crate::stats::{anytime_proves, anytime_upper, clopper_pearson_lower, clopper_pearson_upper};
 use crate::table::{Gates, RollBack, Route, RouteTable};
 use std::fmt;
@@ -14,9 +14,12 @@ use std::fmt;
 const REQUESTS_MIN: u64 = 50;
 /// The chance that one look at healthy sides ends a ramp: there is one each second, for weeks, and neighbouring looks see much the same.
 const ROLL_BACK_ALPHA: f64 = 1e-6;
-const LEGACY_ALPHA: f64 = 0.05;
+const LEGACY_ALPHA: f64 = 0.01;
+/// Of so few requests on legacy, the middle of what may be is taken: the benefit of the doubt would leave users on a side that fails.
+const LEGACY_FEW: u64 = 10;
+const LEGACY_FEW_ALPHA: f64 = 0.5;
 /// For a p99, a hundred are the least that have one.
-const P99_MIN: u64 = 100;
+pub const P99_MIN: u64 = 100;
 
 /// Live answers of both sides in one window; by `Side::index`.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -35,7 +38,7 @@ impl Outcomes {
 }
 
 /// What was seen.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Seen<'a> {
     pub now_unix_s: u64,
     /// Since the share last changed.
@@ -44,6 +47,22 @@ pub struct Seen<'a> {
     pub lately: Outcomes,
     pub evidence: Option<&'a Window>,
     pub frozen: Option<&'a str>,
+    pub headroom: Option<Headroom>,
+    /// Serverless was given less than its share lately, because of a ceiling.
+    pub at_ceiling: bool,
+    /// The share has changed so lately that latency is that of cold starts.
+    pub cold: bool,
+    pub store: Store,
+}
+
+/// Where state is kept, and whether this replica may raise a share there.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Store {
+    #[default]
+    Ours,
+    /// Another replica is the controller.
+    Follower,
+    Away,
 }
 
 /// Why a ramp stays, or ends.
@@ -78,6 +97,22 @@ pub enum Reason {
         legacy_seconds: f64,
         factor: f64,
     },
+    /// Some of its share goes to legacy.
+    Ceiling,
+    /// Instances are being started; what they take for it is not the route's latency.
+    ColdStarts,
+    /// Who is asked before a raise has not agreed.
+    Webhook {
+        said: String,
+    },
+    /// Another replica raises shares.
+    Follower,
+    /// The fleet's store cannot be reached: nothing is raised.
+    StoreAway,
+    /// Another route of its group is not as far: one user's way would lead over both sides.
+    Group {
+        route: String,
+    },
     Refused(Refused),
 }
 
@@ -92,8 +127,29 @@ impl Reason {
             Reason::Coverage { .. } => "coverage",
             Reason::ErrorRate { .. } => "error_rate",
             Reason::P99 { .. } => "p99",
+            Reason::Ceiling => "ceiling",
+            Reason::ColdStarts => "cold_starts",
+            Reason::Group { .. } => "group",
+            Reason::Webhook { .. } => "webhook",
+            Reason::Follower => "follower",
+            Reason::StoreAway => "store",
             Reason::Refused(why) => why.code(),
         }
+    }
+}
+
+impl Reason {
+    /// Time, traffic, or another replica brings the next step; nobody has to look.
+    pub fn is_waiting(&self) -> bool {
+        matches!(
+            self,
+            Reason::ByHand
+                | Reason::TooEarly { .. }
+                | Reason::TooFewRequests { .. }
+                | Reason::ColdStarts
+                | Reason::Follower
+                | Reason::Refused(Refused::LastStep | Refused::Held { .. } | Refused::RolledBack)
+        )
     }
 }
 
@@ -126,6 +182,12 @@ impl fmt::Display for Reason {
                     "p99 is {serverless_seconds:.3} s, legacy's {legacy_seconds:.3} s; {factor} times that is allowed"
                 )
             }
+            Reason::Ceiling => f.write_str("the ceiling is reached; the surplus goes to legacy"),
+            Reason::ColdStarts => f.write_str("the share has just changed; instances are being started"),
+            Reason::Webhook { said } => write!(f, "a webhook has not agreed: {said}"),
+            Reason::Follower => f.write_str("another replica is the controller"),
+            Reason::StoreAway => f.write_str("the fleet's store cannot be reached"),
+            Reason::Group { route } => write!(f, "`{route}` of the same group does not go along"),
             Reason::Refused(why) => why.fmt(f),
         }
     }
@@ -155,12 +217,27 @@ pub const CONTROLLER: &str = "controller";
 /// `None`: the route does not move by itself.
 pub fn plan(route: &Route, table: &RouteTable, state: &RouteState, seen: &Seen<'_>) -> Option<Verdict> {
     let gates = route.ramp.as_ref()?.gates.as_ref()?;
-    if let Some(reason) = gates.roll_back.as_ref().and_then(|rule| over(rule, state, seen)) {
-        return Some(Verdict::RollBack(reason));
-    }
     let mut reasons: Vec<Reason> = gates.by_hand.then_some(Reason::ByHand).into_iter().collect();
+    match gates.roll_back.as_ref().and_then(|rule| over(rule, state, seen)) {
+        Some(reason) if route.point_of_no_return => {
+            reasons.extend([reason, Reason::Refused(Refused::PointOfNoReturn)]);
+        }
+        Some(reason) => return Some(Verdict::RollBack(reason)),
+        None => {}
+    }
     // Whatever forbids a person forbids the controller.
-    let asked = Asked { actor: CONTROLLER, reason: "", at_unix_s: seen.now_unix_s, frozen: seen.frozen };
+    let asked = Asked {
+        actor: CONTROLLER,
+        reason: "",
+        at_unix_s: seen.now_unix_s,
+        frozen: seen.frozen,
+        headroom: seen.headroom,
+    };
+    match seen.store {
+        Store::Ours => {}
+        Store::Follower => reasons.push(Reason::Follower),
+        Store::Away => reasons.push(Reason::StoreAway),
+    }
     if let Err(why) = state.after(Change::Promote, route, table, &asked) {
         reasons.push(Reason::Refused(why));
     }
@@ -173,6 +250,9 @@ pub fn plan(route: &Route, table: &RouteTable, state: &RouteState, seen: &Seen<'
     // The first step is taken on what shadows say: before it, serverless answers nobody.
     if state.share_ppm > 0 {
         answers(gates, seen, &mut reasons);
+        if seen.at_ceiling {
+            reasons.push(Reason::Ceiling);
+        }
     }
     Some(if reasons.is_empty() { Verdict::Advance } else { Verdict::Hold(reasons) })
 }
@@ -197,6 +277,7 @@ fn over(rule: &RollBack, state: &RouteState, seen: &Seen<'_>) -> Option<Reason> 
     let (legacy_failed, legacy_requests) = counts(Side::Legacy);
     let at_most = match legacy_requests {
         0 => 0.0,
+        1..LEGACY_FEW => clopper_pearson_upper(legacy_failed, legacy_requests, LEGACY_FEW_ALPHA),
         _ => clopper_pearson_upper(legacy_failed, legacy_requests, LEGACY_ALPHA),
     };
     let is_over = clopper_pearson_lower(failed, requests, ROLL_BACK_ALPHA) - at_most > margin;
@@ -236,7 +317,9 @@ fn answers(gates: &Gates, seen: &Seen<'_>, reasons: &mut Vec<Reason>) {
             reasons.push(Reason::ErrorRate { serverless, legacy, margin });
         }
     }
-    if let Some(bound) = &gates.p99 {
+    if gates.p99.is_some() && seen.cold {
+        reasons.push(Reason::ColdStarts);
+    } else if let Some(bound) = &gates.p99 {
         let factor = f64::from(bound.factor_milli) / 1e3;
         let [legacy, serverless] = outcomes.p99_seconds;
         let (serverless_seconds, legacy_seconds) =
@@ -245,5 +328,46 @@ fn answers(gates: &Gates, seen: &Seen<'_>, reasons: &mut Vec<Reason>) {
         if serverless_seconds > legacy_seconds * factor {
             reasons.push(Reason::P99 { serverless_seconds, legacy_seconds, factor });
         }
+    }
+}
+
+/// One route of a group: where it stands, and what was said of it.
+pub struct Member<'a> {
+    pub id: &'a str,
+    pub group: Option<&'a str>,
+    pub share_ppm: u32,
+    pub verdict: Verdict,
+}
+
+/// Routes of a group go together, so that one user's way stays on one side: none gets ahead of another, and all go back with the first.
+pub fn together(members: &mut [Member<'_>]) {
+    let verdicts: Vec<Verdict> = (0..members.len()).map(|at| with_its_group(members, at)).collect();
+    members.iter_mut().zip(verdicts).for_each(|(member, verdict)| member.verdict = verdict);
+}
+
+fn with_its_group(members: &[Member<'_>], at: usize) -> Verdict {
+    let member = &members[at];
+    let others = || {
+        members
+            .iter()
+            .filter(|other| other.group.is_some() && other.group == member.group && other.id != member.id)
+    };
+    let failed = others().find(|other| matches!(other.verdict, Verdict::RollBack(_)));
+    match (&member.verdict, failed) {
+        (Verdict::RollBack(_), _) => member.verdict.clone(),
+        (_, Some(failed)) if member.share_ppm > 0 => {
+            Verdict::RollBack(Reason::Group { route: failed.id.to_owned() })
+        }
+        (Verdict::Advance, _) => {
+            let behind = |other: &&Member<'_>| {
+                other.share_ppm < member.share_ppm
+                    || (other.share_ppm == member.share_ppm && other.verdict != Verdict::Advance)
+            };
+            match others().find(behind) {
+                Some(other) => Verdict::Hold(vec![Reason::Group { route: other.id.to_owned() }]),
+                None => Verdict::Advance,
+            }
+        }
+        (Verdict::Hold(_), _) => member.verdict.clone(),
     }
 }

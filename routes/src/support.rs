@@ -5,7 +5,7 @@
 //! goes away with the change that brings its engine.
 
 use crate::compile::ReadFile;
-use crate::file::{self, StageWord};
+use crate::file;
 use crate::locate::KEY;
 use crate::problem::{Place, Problem};
 use crate::terms::KeySource;
@@ -63,11 +63,6 @@ impl Found<'_> {
     fn route(&mut self, position: usize, route: &file::Route) {
         let before = self.problems.len();
         let at = |field: &str| format!("routes[{position}].{field}{KEY}");
-        if route.stage == Some(StageWord::Ramp)
-            && route.ramp.as_ref().is_some_and(|ramp| ramp.ceiling.is_some())
-        {
-            self.add(at("ramp.ceiling"), "ceilings of a ramp");
-        }
         let fields = [
             (route.require.is_some(), "require", "checking who calls"),
             (route.limit.is_some(), "limit", "rate limits"),

@@ -173,6 +173,16 @@ pub struct RampRule {
     pub steps: Vec<RampStep>,
     /// Set when it moves by itself.
     pub gates: Option<Box<Gates>>,
+    /// The part of the keys that stays on legacy, so that there is something to compare with.
+    pub control: SharePpm,
+    pub ceiling: Option<Ceiling>,
+}
+
+/// What serverless gets at most, whatever the share; the surplus goes to legacy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ceiling {
+    pub rps: Option<u32>,
+    pub failures_per_day: Option<u32>,
 }
 
 /// What has to hold before a step, and what ends the ramp.
@@ -247,6 +257,8 @@ pub struct Route {
     pub ramp: Option<Box<RampRule>>,
     /// A rollback is refused.
     pub point_of_no_return: bool,
+    /// How long legacy has to be silent before stage `retired`.
+    pub quiet_for: Option<Duration>,
     /// Routes that have to be at least as far before this one's share is raised.
     pub after: Vec<Box<str>>,
     /// Where it was written: file number and position in its `routes`.

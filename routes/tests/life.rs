@@ -37,7 +37,7 @@ proptest! {
         let route = &table.routes[0];
         let mut state = RouteState::default();
         for (change, actor, frozen) in all {
-            let asked = Asked { actor, reason: "", at_unix_s: 1, frozen: frozen.then_some("year-end") };
+            let asked = Asked { actor, reason: "", at_unix_s: 1, frozen: frozen.then_some("year-end"), headroom: None };
             let before = state.clone();
             let Ok(after) = before.after(change, route, &table, &asked) else { continue };
             if after.share_ppm > before.share_ppm {
@@ -49,7 +49,7 @@ proptest! {
             if change == Change::Rollback {
                 prop_assert!(after.rolled_back && after.share_ppm == 0 && after.hold.is_some() && after.approvals.is_empty());
             }
-            prop_assert_eq!(after.effective(route.stage) == SharePpm::ZERO, after.rolled_back || after.share_ppm == 0);
+            prop_assert_eq!(after.effective(route) == SharePpm::ZERO, after.rolled_back || after.share_ppm == 0);
             state = after;
         }
     }
@@ -60,12 +60,12 @@ proptest! {
         let route = &table.routes[0];
         let mut state = RouteState::default();
         for (change, actor, frozen) in all {
-            let asked = Asked { actor, reason: "", at_unix_s: 1, frozen: frozen.then_some("year-end") };
+            let asked = Asked { actor, reason: "", at_unix_s: 1, frozen: frozen.then_some("year-end"), headroom: None };
             state = state.after(change, route, &table, &asked).unwrap_or(state);
         }
-        let asked = Asked { actor: "kim", reason: "", at_unix_s: 1, frozen: Some("year-end") };
+        let asked = Asked { actor: "kim", reason: "", at_unix_s: 1, frozen: Some("year-end"), headroom: None };
         match state.after(Change::Rollback, route, &table, &asked) {
-            Ok(after) => prop_assert_eq!(after.effective(route.stage), SharePpm::ZERO),
+            Ok(after) => prop_assert_eq!(after.effective(route), SharePpm::ZERO),
             Err(why) => prop_assert!(why == Refused::Already && state.rolled_back, "{why}"),
         }
     }

@@ -136,7 +136,9 @@ class Banyan(Process):
             (self.rules / name).write_text(text)
         self.port, self.admin = lease_port(), lease_port()
         (folder / "settings.yaml").write_text(settings)
-        command = [BANYAN, "run", "--rules", self.rules, "--settings", folder / "settings.yaml", "--admin", f"127.0.0.1:{self.admin}"]
+        command = [BANYAN, "run", "--rules", self.rules, "--settings", folder / "settings.yaml"]
+        if "--admin" not in args:
+            command += ["--admin", f"127.0.0.1:{self.admin}"]
         if "--state" not in args:
             command += ["--state", self.state]
         if listen:

@@ -170,8 +170,8 @@ def test_the_admin_api_is_as_described_and_guarded(start):
     described = proxy.api("/api/v1/openapi.json")[1]
     for path, methods in described["paths"].items():
         for method in methods:
-            real = path.replace("{id}", "loyalty").replace("{action}", "hold")
-            bodies = {"/api/v1/explain": {"url": "http://air.example/api/loyalty/kim"}, "/api/v1/kill": {"scope": "bookings"}}
+            real = path.replace("{id}", "loyalty").replace("{action}", "hold").replace("{switch}", "kill")
+            bodies = {"/api/v1/explain": {"url": "http://air.example/api/loyalty/kim"}, "/api/v1/{switch}": {"scope": "bookings"}}
             body = bodies.get(path, {}) if method == "post" else None
             assert proxy.api(real, method.upper(), body)[0] == 200, (method, path)
     told = proxy.api("/api/v1/explain", "POST", {"method": "GET", "url": "http://air.example/api/loyalty/kim"})[1]

@@ -33,7 +33,32 @@ pub fn revision(shared: &Shared, live: &Live) -> Value {
         "accepted_at_unix_s": shared.metrics.reload_timestamp.get(),
         "kill": live.kills.scopes(table),
         "draining": shared.is_draining(),
+        "store": store(shared),
+        "fleet": fleet(shared),
     })
+}
+
+/// Where state is kept, and whether it can be.
+pub fn store(shared: &Shared) -> Value {
+    let kind = if shared.fleet.is_some() { "redis" } else { "embedded" };
+    json!({
+        "kind": kind,
+        "up": shared.metrics.store_up.get() == 1,
+        "controller": shared.metrics.controller.get() == 1,
+        "unsent": shared.metrics.unsent.get(),
+    })
+}
+
+/// All replicas that have been heard of lately, and what each serves.
+fn fleet(shared: &Shared) -> Value {
+    let Some(fleet) = &shared.fleet else { return Value::Null };
+    json!({ "id": fleet.id, "replicas": fleet.replicas() })
+}
+
+/// What no route claims, as templates.
+pub fn unclaimed(shared: &Shared) -> Value {
+    let found = shared.discovery.found.lock().unwrap_or_else(PoisonError::into_inner);
+    json!({ "version": 1, "seen": found.seen, "not_kept": found.not_kept, "templates": found.templates() })
 }
 
 pub fn routes(live: &Live) -> Value {
@@ -56,10 +81,26 @@ fn summary(live: &Live, at: usize, route: &Route) -> Value {
         "killed": conditions.killed,
         "state": live.state.routes.get(&*route.id),
         "gate": gate(&live.serving.routes[at]),
+        "silence": silence(route, &live.serving.routes[at]),
         "cohort": table.cohort(route).name,
         "legacy": backend(Side::Legacy),
         "serverless": backend(Side::Serverless),
         "requests": counts(&live.serving.routes[at]),
+    })
+}
+
+/// Whether the route's legacy side may be switched off, and who would miss it.
+fn silence(route: &Route, runtime: &RouteRuntime) -> Value {
+    let known = runtime.silence.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let Some((known, quiet_for)) = known.zip(route.quiet_for) else { return Value::Null };
+    json!({
+        "quiet_seconds": known.quiet_seconds(),
+        "needed_seconds": quiet_for.as_secs(),
+        "proved": known.proves(quiet_for),
+        "watched_since_unix_s": known.watched_since_unix_s,
+        "last_legacy_unix_s": known.last_legacy_unix_s,
+        "legacy_requests": known.legacy_requests,
+        "callers": runtime.callers.last(),
     })
 }
 

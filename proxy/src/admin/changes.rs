@@ -3,9 +3,12 @@
 //! Input: a path such as `/routes/{id}/promote` or `/kill`, and a JSON body. Output: what the control thread says of it. Must not:
 //! change anything itself, or take a field it does not know for nothing.
 
+use crate::admin::access::{Caller, role_missing};
 use crate::admin::{Answer, json_answer, problem, problem_answer, problem_value};
 use crate::change::{ChangeAsked, NotChanged, Scope, What};
 use crate::control::Request;
+use crate::metrics::Metrics;
+use crate::settings::Role;
 use banyan_routes::audit::verify;
 use banyan_routes::life::Change;
 use banyan_routes::units::Percent;
@@ -34,7 +37,13 @@ struct Body {
 }
 
 /// `None`: no such resource.
-pub async fn change(control: &mpsc::Sender<Request>, path: &str, body: &Value) -> Option<Answer> {
+pub async fn change(
+    control: &mpsc::Sender<Request>,
+    path: &str,
+    body: &Value,
+    caller: &Caller,
+    metrics: &Metrics,
+) -> Option<Answer> {
     let rest = path.strip_prefix("/api/v1/")?;
     let (id, action) = match rest.strip_prefix("routes/") {
         Some(rest) => rest.rsplit_once('/').map(|(id, action)| (Some(id), action))?,
@@ -45,10 +54,18 @@ pub async fn change(control: &mpsc::Sender<Request>, path: &str, body: &Value) -
     if !is_change {
         return None;
     }
-    let asked = match asked(id, action, body) {
+    let mut asked = match asked(id, action, body) {
         Ok(asked) => asked,
         Err(text) => return Some(problem(400, "not a change", &text)),
     };
+    // All routes at once move to serverless: not for everybody who may move one.
+    let everything = asked.what == What::Kill { scope: Scope::All, on: false };
+    if everything && caller.role < Role::Admin {
+        return Some(role_missing(metrics, caller.role, Role::Admin));
+    }
+    if let Some(name) = &caller.name {
+        asked.actor.clone_from(name);
+    }
     let (done, answer) = oneshot::channel();
     let sent = control.send(Request::Change(Box::new(asked), done)).await.is_ok();
     Some(match answer.await {

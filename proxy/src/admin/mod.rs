@@ -3,12 +3,15 @@
 //! Input: requests from operators, probes and Prometheus. Output: JSON and text. Must not: share a listener with traffic, or
 //! be steered from a web page: names in Host are checked against DNS rebinding, and changes need a JSON content type.
 
+pub mod access;
 pub mod api;
 mod changes;
 mod openapi;
 
+use crate::admin::access::{Caller, HotTokens};
 use crate::control::Request;
 use crate::proxy::Shared;
+use crate::settings::Role;
 use async_trait::async_trait;
 use http::{Method, Response, StatusCode, header};
 use pingora_core::apps::http_app::ServeHttp;
@@ -26,6 +29,7 @@ const BODY_MAX: usize = 1 << 20;
 pub struct Admin {
     pub shared: Arc<Shared>,
     pub requests: mpsc::Sender<Request>,
+    pub tokens: Option<Arc<HotTokens>>,
 }
 
 /// A finished answer.
@@ -45,11 +49,21 @@ impl ServeHttp for Admin {
             }
             _ if !path.starts_with("/api/v1/") => problem(404, "no such page", &path),
             _ if !host_allowed(session) => {
-                problem(403, "host not allowed", "the Host must be an address or localhost")
+                let answer = problem(403, "host not allowed", "the Host must be an address or localhost");
+                access::refuse(&self.shared.metrics, "host", answer)
             }
-            ("GET" | "HEAD", "/api/v1/audit") => changes::audit(&self.requests).await,
-            ("GET" | "HEAD", _) => self.read(&path, query.as_deref()),
-            ("POST", _) => self.change(session, &path).await,
+            (method @ ("GET" | "HEAD" | "POST"), _) => {
+                // To explain is to look.
+                let changes = method == "POST" && path != "/api/v1/explain";
+                let role = if changes { Role::Operator } else { Role::Viewer };
+                let tokens = self.tokens.as_deref();
+                match access::check(tokens, session, role, changes, &self.shared.metrics) {
+                    Err(answer) => *answer,
+                    Ok(caller) if method == "POST" => self.change(session, &path, &caller).await,
+                    Ok(_) if path == "/api/v1/audit" => changes::audit(&self.requests).await,
+                    Ok(_) => self.read(&path, query.as_deref()),
+                }
+            }
             _ => problem(405, "method not allowed", "expected GET or POST"),
         };
         finish(&method, answer)
@@ -66,7 +80,9 @@ impl Admin {
         }
         match self.shared.live.load() {
             Some(live) => {
-                json_answer(200, &json!({ "ready": true, "revision": live.serving.table.revision }))
+                let store = api::store(&self.shared);
+                let revision = &live.serving.table.revision;
+                json_answer(200, &json!({ "ready": true, "revision": revision, "store": store }))
             }
             None => json_answer(503, &json!({ "ready": false, "reason": "no valid rule set" })),
         }
@@ -80,6 +96,7 @@ impl Admin {
             "openapi.json" => json_answer(200, &openapi::document()),
             "revision" => json_answer(200, &api::revision(&self.shared, &live)),
             "routes" => json_answer(200, &api::routes(&live)),
+            "unclaimed" => json_answer(200, &api::unclaimed(&self.shared)),
             "backends" => json_answer(200, &api::backends(&self.shared, &live)),
             what @ ("differences" | "proposals") => {
                 let id = parameter(query, "route=");
@@ -106,13 +123,14 @@ impl Admin {
         }
     }
 
-    async fn change(&self, session: &mut ServerSession, path: &str) -> Answer {
+    async fn change(&self, session: &mut ServerSession, path: &str, caller: &Caller) -> Answer {
         let json_type = session
             .get_header_bytes(header::CONTENT_TYPE)
             .to_ascii_lowercase()
             .starts_with(b"application/json");
         if !json_type {
-            return problem(415, "not JSON", "expected Content-Type: application/json");
+            let answer = problem(415, "not JSON", "expected Content-Type: application/json");
+            return access::refuse(&self.shared.metrics, "content_type", answer);
         }
         let body = match body(session).await {
             Ok(body) => body,
@@ -125,7 +143,8 @@ impl Admin {
             },
             "/api/v1/reload" => self.reload().await,
             _ => {
-                let answer = changes::change(&self.requests, path, &body).await;
+                let metrics = &self.shared.metrics;
+                let answer = changes::change(&self.requests, path, &body, caller, metrics).await;
                 answer.unwrap_or_else(|| problem(404, "no such resource", path))
             }
         }

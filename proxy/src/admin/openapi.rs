@@ -11,7 +11,7 @@ pub fn document() -> Value {
         "description": "an RFC 9457 problem",
         "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } }
     });
-    let get = |summary: &str| json!({ "get": { "summary": summary, "responses": { "200": ok(summary), "403": problem, "503": problem } } });
+    let get = |summary: &str| json!({ "get": { "summary": summary, "responses": { "200": ok(summary), "401": problem, "403": problem, "503": problem } } });
     json!({
         "openapi": "3.1.0",
         "info": { "title": "Banyan admin API", "version": env!("CARGO_PKG_VERSION") },
@@ -24,7 +24,7 @@ pub fn document() -> Value {
             "/api/v1/routes/{id}": { "get": {
                 "summary": "one route with its rule",
                 "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
-                "responses": { "200": ok("the route"), "403": problem, "404": problem, "503": problem }
+                "responses": { "200": ok("the route"), "401": problem, "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/backends": get("all backends with their addresses and health"),
             "/api/v1/evidence/{id}": { "get": {
@@ -33,18 +33,19 @@ pub fn document() -> Value {
                     { "name": "id", "in": "path", "required": true, "schema": { "type": "string" } },
                     { "name": "hours", "in": "query", "description": "the last so many; all that are kept when absent", "schema": { "type": "integer" } }
                 ],
-                "responses": { "200": ok("counts and the bound they prove"), "403": problem, "404": problem, "503": problem }
+                "responses": { "200": ok("counts and the bound they prove"), "401": problem, "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/differences": { "get": {
                 "summary": "differences by path and kind, the most frequent first",
                 "parameters": [{ "name": "route", "in": "query", "schema": { "type": "string" } }],
-                "responses": { "200": ok("the differences"), "403": problem, "404": problem, "503": problem }
+                "responses": { "200": ok("the differences"), "401": problem, "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/proposals": { "get": {
                 "summary": "rules that would cover what legacy differs in from itself, with the YAML to pin them",
                 "parameters": [{ "name": "route", "in": "query", "schema": { "type": "string" } }],
-                "responses": { "200": ok("the proposals"), "403": problem, "404": problem, "503": problem }
+                "responses": { "200": ok("the proposals"), "401": problem, "403": problem, "404": problem, "503": problem }
             } },
+            "/api/v1/unclaimed": get("paths that no route claims, as templates, with the rules they would need"),
             "/api/v1/audit": get("every change beside the rules, and whether the chain of their hashes is whole"),
             "/api/v1/routes/{id}/{action}": { "post": {
                 "summary": "promote, hold, resume, share, approve, rollback, kill or unkill a route",
@@ -53,25 +54,27 @@ pub fn document() -> Value {
                     { "name": "action", "in": "path", "required": true, "schema": { "enum": ["promote", "hold", "resume", "share", "approve", "rollback", "kill", "unkill"] } }
                 ],
                 "requestBody": { "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Change" } } } },
-                "responses": { "200": ok("changed, or what would come of it"), "400": problem, "403": problem, "404": problem, "409": problem, "415": problem, "503": problem }
+                "responses": { "200": ok("changed, or what would come of it"), "400": problem, "401": problem, "403": problem, "404": problem, "409": problem, "415": problem, "503": problem }
             } },
-            "/api/v1/kill": { "post": {
-                "summary": "turn a kill switch on; `/api/v1/unkill` turns it off",
+            "/api/v1/{switch}": { "post": {
+                "summary": "turn a kill switch on or off",
+                "parameters": [{ "name": "switch", "in": "path", "required": true, "schema": { "enum": ["kill", "unkill"] } }],
                 "requestBody": { "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Change" } } } },
-                "responses": { "200": ok("changed"), "403": problem, "404": problem, "409": problem, "415": problem, "503": problem }
+                "responses": { "200": ok("changed"), "400": problem, "401": problem, "403": problem, "404": problem, "409": problem, "415": problem, "503": problem }
             } },
             "/api/v1/explain": { "post": {
                 "summary": "where a request goes, and why",
                 "requestBody": { "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Explain" } } } },
-                "responses": { "200": ok("the explanation"), "400": problem, "403": problem, "413": problem, "415": problem, "503": problem }
+                "responses": { "200": ok("the explanation"), "400": problem, "401": problem, "403": problem, "413": problem, "415": problem, "503": problem }
             } },
             "/api/v1/reload": { "post": {
                 "summary": "read the rule directory again",
                 "requestBody": { "content": { "application/json": { "schema": { "type": "object" } } } },
-                "responses": { "200": ok("accepted"), "403": problem, "415": problem, "422": problem, "503": problem }
+                "responses": { "200": ok("accepted"), "401": problem, "403": problem, "415": problem, "422": problem, "503": problem }
             } },
         },
-        "components": { "schemas": {
+        "security": [{}, { "token": [] }],
+        "components": { "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } }, "schemas": {
             "Explain": {
                 "type": "object",
                 "required": ["url"],

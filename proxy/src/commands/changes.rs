@@ -29,10 +29,24 @@ pub fn change(client: &AdminClient, id: &str, action: &str, mut body: Value, yes
             say!("{value:#}");
             return Exit::Ok;
         }
+        if value["kept"] == json!(false) {
+            eprintln!(
+                "banyan: in force on this replica only; the store is away, and is told when it is back"
+            );
+        }
         let would = if dry_run { "would be " } else { "" };
         say!("{would}done: {action} {scope}, state revision {}", value["state_revision"]);
         if value["after"].is_object() {
             say!("{} -> {}", state(&value["before"]), state(&value["after"]));
+        }
+        if dry_run && value["traffic"].is_object() {
+            let of = &value["traffic"];
+            say!(
+                "of {} requests in the last hour, about {} would go to {}",
+                of["requests_last_hour"],
+                of["would_move"],
+                plain(&of["to"])
+            );
         }
         Exit::Ok
     }))

@@ -61,6 +61,25 @@ pub fn status(client: &AdminClient, json: bool) -> Exit {
         );
         let kills: Vec<String> = value["kill"].as_array().into_iter().flatten().map(plain).collect();
         say!("kill       {}", if kills.is_empty() { "off".into() } else { kills.join(", ") });
+        let store = &value["store"];
+        let away = match store["unsent"].as_u64() {
+            Some(1..) => "AWAY; what was done meanwhile is told when it is back",
+            _ => "AWAY; the last state serves, and nothing is raised",
+        };
+        let up = if store["up"] == json!(true) { "ok" } else { away };
+        say!("store      {}, {up}", plain(&store["kind"]));
+        for it in value["fleet"]["replicas"].as_array().into_iter().flatten() {
+            let leads = if it["leads"] == json!(true) { ", controller" } else { "" };
+            let same =
+                it["rules_revision"] == value["revision"] && it["state_revision"] == value["state_revision"];
+            say!(
+                "replica    {} {} state {}{leads}{}",
+                plain(&it["admin"]),
+                plain(&it["rules_revision"]),
+                it["state_revision"],
+                if same { "" } else { ", NOT AS HERE" }
+            );
+        }
         say!("draining   {}", if value["draining"] == json!(true) { "yes" } else { "no" });
         Exit::Ok
     }))
@@ -166,6 +185,9 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
                 say!("{:<10} {}: {}", "", plain(&it["gate"]), plain(&it["text"]));
             }
         }
+        if value["silence"].is_object() {
+            silence(&value["silence"]);
+        }
         if let Ok((200, evidence)) = client.get(&format!("/api/v1/evidence/{id}"))
             && evidence["eligible"] != json!(0)
         {
@@ -175,6 +197,64 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
         say!("rule\n{}", serde_yaml::to_string(&value["rule"]).unwrap_or_default().trim_end());
         Exit::Ok
     }))
+}
+
+/// Paths that no route claims, as templates; with `yaml`, as the rules they would need.
+pub fn unclaimed(client: &AdminClient, json: bool, yaml: bool) -> Exit {
+    finish(client.get("/api/v1/unclaimed").map(|(status, value)| {
+        if status != 200 {
+            return refused(status, &value);
+        }
+        let templates = value["templates"].as_array().map_or(&[][..], Vec::as_slice);
+        if json {
+            say!("{value:#}");
+        } else if yaml {
+            say!("routes:");
+            for it in templates {
+                say!("# {} requests seen", it["requests"]);
+                say_raw!("{}", plain(&it["rule"]));
+            }
+        } else {
+            for it in templates {
+                let methods: Vec<String> =
+                    it["methods"].as_array().into_iter().flatten().map(plain).collect();
+                say!(
+                    "{:>9}  {:<16} {}{}",
+                    it["requests"],
+                    methods.join(","),
+                    plain(&it["host"]),
+                    plain(&it["path"])
+                );
+            }
+            say!("{} requests looked at, {} not kept", value["seen"], value["not_kept"]);
+        }
+        Exit::Ok
+    }))
+}
+
+/// Whether legacy may be switched off, and who would miss it.
+fn silence(value: &Value) {
+    let number = |field: &str| value[field].as_u64().unwrap_or(0);
+    let proved = if value["proved"] == json!(true) { "proved" } else { "not proved" };
+    say!(
+        "{:<10} legacy silent for {} s of {} s: {proved}; {} requests since it is watched",
+        "retire",
+        number("quiet_seconds"),
+        number("needed_seconds"),
+        number("legacy_requests"),
+    );
+    for it in value["callers"].as_array().into_iter().flatten() {
+        let at = it["last_unix_s"].as_i64().and_then(|at| jiff::Timestamp::from_second(at).ok());
+        say!(
+            "{:<10} {} {} x {} ({}) {}",
+            "caller",
+            at.map_or(String::new(), |at| at.to_string()),
+            it["requests"],
+            plain(&it["address"]),
+            plain(&it["reason"]),
+            plain(&it["user_agent"])
+        );
+    }
 }
 
 /// The proposals of a route as the lines of YAML that pin them: to be put under the route, by a person.

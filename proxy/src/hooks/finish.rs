@@ -10,8 +10,9 @@ use crate::hooks::fail;
 use crate::proxy::Shared;
 use crate::shadow::queue::{Ask, Exchange};
 use banyan_routes::evidence::Loss;
-use banyan_routes::ids::PPM;
+use banyan_routes::ids::{PPM, Side};
 use banyan_routes::path::split_target;
+use banyan_routes::table::Stage;
 use http::{Version, header};
 use pingora_error::Error;
 use pingora_proxy::Session;
@@ -33,6 +34,16 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
     match (ctx.runtime(), ctx.route()) {
         (Some(runtime), Some(route)) => {
             runtime.metrics.count(&shared.metrics, &route.id, decision, ctx.status, elapsed.as_secs_f64());
+            // A side that is to be switched off: who still comes to it is few, and worth a name.
+            if route.quiet_for.is_some()
+                && route.stage == Stage::Serverless
+                && let Some((Side::Legacy, reason)) = decision
+            {
+                let agent = session.req_header().headers.get(header::USER_AGENT);
+                let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or_default();
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+                runtime.callers.see(ctx.client.address, agent, reason.as_str(), now);
+            }
         }
         _ => shared
             .metrics

@@ -10,7 +10,7 @@ use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::shadow::tee::Capture;
 use banyan_routes::cors::{Added, Cors};
-use banyan_routes::decide::{Decision, Refusal, Shadow, decide, shadow};
+use banyan_routes::decide::{Decision, Reason, Refusal, Shadow, decide, shadow};
 use banyan_routes::evidence::Loss;
 use banyan_routes::file::Scheme;
 use banyan_routes::ids::PPM;
@@ -147,12 +147,14 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
         Err(Unroutable::Ambiguous(fault)) => return Next::Refuse(400, ambiguous(fault), true),
         Err(Unroutable::NoRoute) => {
             shared.metrics.unclaimed.inc();
+            shared.discovery.see(host, facts.method, path);
             return Next::Refuse(404, "no_route", false);
         }
     };
     let route = table.route(found.route);
     if route.matches.is_empty() {
         shared.metrics.unclaimed.inc();
+        shared.discovery.see(host, facts.method, path);
     }
     let next = match &route.action {
         Action::Forward => side(shared, &live, found.route, &facts, ctx),
@@ -198,7 +200,12 @@ fn side(shared: &Shared, live: &Arc<Live>, index: u32, facts: &RequestFacts<'_>,
     let by_user = matches!(route.stage, Stage::Canary(_) | Stage::Ramp);
     let forced = override_side(shared, facts.headers, &route.id).filter(|_| by_user);
     match decide(route, table.cohort(route), facts, live.conditions(index, route, forced), rand::random) {
-        Ok(decision) => {
+        Ok(mut decision) => {
+            let ceiling = live.serving.ceilings[index as usize].as_deref();
+            if decision.side == Side::Serverless && ceiling.is_some_and(|ceiling| !ceiling.admits()) {
+                decision = Decision { side: Side::Legacy, reason: Reason::Ceiling, ..decision };
+                runtime.over_ceiling.fetch_add(1, Ordering::Relaxed);
+            }
             if let Some(rule) = route.shadow.as_ref().filter(|_| !ctx.upgrade) {
                 ctx.capture = sampled(shared, live, runtime, route, rule, &decision, facts.method);
             }

@@ -1,53 +1,156 @@
 //! Changes beside the rules, made by the thread that also reloads, so that the two never meet.
 //!
-//! Input: what was asked. Output: a new snapshot, with its entry in the log on the disk before. Must not: acknowledge what is not kept, or
-//! make a kill wait for the log.
+//! Input: what was asked. Output: a new snapshot, with its entry in the log kept before. Must not: acknowledge what is not kept, or make a
+//! way back wait for the log: a kill and a rollback are in force at once, and are kept when the store is there again.
 
 use super::Reloader;
-use crate::change::{ChangeAsked, Changed, NotChanged, What};
-use crate::live::Live;
+use crate::change::{ChangeAsked, Changed, Moved, NotChanged, Scope, What};
+use crate::settings::Event;
+use crate::state::fleet::NotKept;
 use crate::state::store::State;
 use banyan_routes::audit::Entry;
-use banyan_routes::life::{Asked, Change};
+use banyan_routes::ids::{SharePpm, Side};
+use banyan_routes::life::{Asked, Change, Headroom, RouteState};
+use banyan_routes::plan::CONTROLLER;
+use banyan_routes::table::Route;
 use jiff::Timestamp;
+use serde_json::json;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Others in the fleet may be first, again and again, but not for ever.
+const CONFLICTS_MAX: u32 = 5;
+
+/// A change that was looked at, and not made yet.
+struct Planned {
+    before: Option<RouteState>,
+    after: Option<RouteState>,
+    state: State,
+    entry: Entry,
+}
+
 impl Reloader {
-    /// One change beside the rules: checked, kept, and only then in force. A kill is in force whether it can be kept or not.
-    pub fn change(&mut self, asked: &ChangeAsked) -> Result<Changed, NotChanged> {
-        let serving = self.serving.clone().ok_or(NotChanged::NoRules)?;
+    /// One change beside the rules: checked, kept, and only then in force. A way back is in force whether it can be kept or not.
+    pub async fn change(&mut self, asked: &ChangeAsked) -> Result<Changed, NotChanged> {
+        for _ in 0..CONFLICTS_MAX {
+            if let Some(result) = self.try_change(asked).await {
+                return result;
+            }
+            self.catch_up().await;
+        }
+        Err(NotChanged::Store("other replicas were first, again and again".into()))
+    }
+
+    /// `None`: the fleet's state is not the one this was planned on.
+    async fn try_change(&mut self, asked: &ChangeAsked) -> Option<Result<Changed, NotChanged>> {
+        let planned = match self.planned(asked) {
+            Ok(planned) => planned,
+            Err(why) => return Some(Err(why)),
+        };
+        if asked.dry_run {
+            return Some(Ok(self.told(asked, &planned, true)));
+        }
+        let kept = match &asked.what {
+            What::Kill { scope, on: true } => self.kill(scope, asked, &planned).await,
+            What::Kill { scope, on: false } => self.unkill(scope, asked, &planned).await,
+            What::Route { .. } => match self.keep(asked, &planned).await {
+                Err(NotKept::Away(error)) if is_way_back(asked) => {
+                    self.not_sent(asked, &error);
+                    Ok(false)
+                }
+                other => other.map(|()| true),
+            },
+        };
+        Some(match kept {
+            Err(NotKept::Conflict) => return None,
+            Err(NotKept::Lease) => Err(NotChanged::Store("another replica is the controller now".into())),
+            Err(NotKept::Away(error)) => Err(NotChanged::Store(error)),
+            Ok(kept) => {
+                tracing::warn!(
+                    actor = asked.actor,
+                    action = asked.what.action(),
+                    scope = asked.what.scope(),
+                    reason = asked.reason,
+                    kept,
+                    "state changed"
+                );
+                self.tell_others(asked, &planned);
+                Ok(self.told(asked, &planned, kept))
+            }
+        })
+    }
+
+    /// Webhooks, of what has just come into force.
+    fn tell_others(&self, asked: &ChangeAsked, planned: &Planned) {
+        let (What::Route { id, change }, Some(before), Some(after)) =
+            (&asked.what, &planned.before, &planned.after)
+        else {
+            return;
+        };
+        let event = match change {
+            Change::Rollback => Event::RolledBack,
+            Change::Hold => Event::Held,
+            _ if after.share_ppm > before.share_ppm => Event::AfterRaise,
+            _ => return,
+        };
+        let what = json!({
+            "route": id,
+            "action": change.as_str(),
+            "actor": asked.actor,
+            "reason": asked.reason,
+            "share_ppm": before.share_ppm,
+            "to_share_ppm": after.share_ppm,
+            "at_unix_s": unix(),
+            "state_revision": self.state.revision,
+            "rules_revision": planned.entry.rules_revision,
+        });
+        self.webhooks.tell(event, &what);
+    }
+
+    fn planned(&self, asked: &ChangeAsked) -> Result<Planned, NotChanged> {
+        let serving = self.serving.as_ref().ok_or(NotChanged::NoRules)?;
         let revision = self.state.revision;
         if asked.if_revision.is_some_and(|wanted| wanted != revision) {
             return Err(NotChanged::Revision { is: revision });
         }
-        let (before, after) = match &asked.what {
+        let mut state = State::clone(&self.state);
+        state.revision += 1;
+        let (mut before, mut after) = (None, None);
+        match &asked.what {
             What::Route { id, change } => {
                 let at =
                     *serving.table.by_id.get(id.as_str()).ok_or_else(|| NotChanged::Unknown(id.clone()))?;
-                let before = self.state.routes.get(id).cloned().unwrap_or_default();
-                let (now, clock) = (SystemTime::now(), Timestamp::now());
+                let route = serving.table.route(at);
+                let now = self.served.routes.get(id).cloned().unwrap_or_default();
+                let clock = Timestamp::now();
                 let frozen = serving.table.freezes.iter().find(|freeze| freeze.is_on(clock));
                 let by = Asked {
                     actor: &asked.actor,
                     reason: &asked.reason,
-                    at_unix_s: unix(now),
+                    at_unix_s: unix(),
                     frozen: frozen.map(|freeze| &*freeze.name),
+                    headroom: self.headroom(route),
                 };
-                let after = before.after(*change, serving.table.route(at), &serving.table, &by);
-                (Some(before), Some(after.map_err(NotChanged::Refused)?))
+                let then = now.after(*change, route, &serving.table, &by).map_err(NotChanged::Refused)?;
+                state.routes.insert(id.clone(), then.clone());
+                (before, after) = (Some(now), Some(then));
             }
-            What::Kill { .. } => (None, None),
-        };
-        let mut state = State::clone(&self.state);
-        state.revision += 1;
-        if let (What::Route { id, .. }, Some(after)) = (&asked.what, &after) {
-            state.routes.insert(id.clone(), after.clone());
+            What::Kill { scope, on } => {
+                if scope.file(&serving.table, &self.kills()).is_none() {
+                    return Err(NotChanged::Unknown(scope.to_string()));
+                }
+                match (*on, self.fleet.is_some()) {
+                    (true, true) => drop(state.kills.insert(scope.to_string())),
+                    (false, _) => state.kills.retain(|kill| !scope.names(kill)),
+                    (true, false) => {}
+                }
+            }
         }
         let entry = Entry {
             sequence: 0,
-            at_unix_s: unix(SystemTime::now()),
+            at_unix_s: unix(),
             actor: asked.actor.clone(),
             action: asked.what.action().to_owned(),
             scope: asked.what.scope(),
@@ -60,56 +163,202 @@ impl Reloader {
             previous: String::new(),
             hash: String::new(),
         };
-        let switch = match &asked.what {
-            What::Kill { scope, on } => {
-                let file = scope
-                    .file(&serving.table, &self.kills)
-                    .ok_or_else(|| NotChanged::Unknown(scope.to_string()))?;
-                Some((self.state_dir.join(file), *on))
-            }
-            What::Route { .. } => None,
+        Ok(Planned { before, after, state, entry })
+    }
+
+    fn told(&self, asked: &ChangeAsked, planned: &Planned, kept: bool) -> Changed {
+        let traffic = match &asked.what {
+            What::Route { id, .. } => self.moves(id, planned),
+            What::Kill { scope, on } => Some(self.kills_move(scope, *on)),
         };
-        let done = |state_revision| Changed {
+        Changed {
             version: 1,
             action: asked.what.action(),
             scope: asked.what.scope(),
             dry_run: asked.dry_run,
-            state_revision,
-            before: before.clone(),
-            after: after.clone(),
+            kept,
+            state_revision: self.state.revision,
+            before: planned.before.clone(),
+            after: planned.after.clone(),
+            traffic,
+        }
+    }
+
+    /// How much of the last hour's traffic would have gone elsewhere.
+    fn moves(&self, id: &str, planned: &Planned) -> Option<Moved> {
+        let serving = self.serving.as_ref()?;
+        let at = *serving.table.by_id.get(id)?;
+        let route = serving.table.route(at);
+        let share = |state: &Option<RouteState>| state.as_ref().map(|state| state.effective(route));
+        let requests = self.traffic.last_hour(id, &serving.routes[at as usize]);
+        Some(Moved::new(requests, share(&planned.before)?, share(&planned.after)?))
+    }
+
+    fn kills_move(&self, scope: &Scope, on: bool) -> Moved {
+        let mut moved = Moved {
+            requests_last_hour: 0,
+            would_move: 0,
+            to: if on { Side::Legacy } else { Side::Serverless }.as_str(),
         };
-        if asked.dry_run {
-            return Ok(done(revision));
-        }
-        if let Some((file, on)) = switch {
-            turn(&file, on).map_err(|error| NotChanged::Store(format!("{}: {error}", file.display())))?;
-            self.look_at_kills();
-            // The switch is what counts; that the log cannot be written is told, and takes nothing back.
-            if let Err(error) = self.state_store.commit(&state, entry) {
-                tracing::error!(%error, "a kill switch could not be put into the audit log");
-                return Ok(done(revision));
+        let Some(serving) = &self.serving else { return moved };
+        for (route, runtime) in serving.table.routes.iter().zip(&serving.routes) {
+            let covered = match scope {
+                Scope::All => true,
+                Scope::Group(name) => serving.table.group(route) == Some(name),
+                Scope::Route(id) => *route.id == **id,
+            };
+            if covered {
+                let share =
+                    self.served.routes.get(&*route.id).map_or(route.stage.share(), |it| it.effective(route));
+                let one = Moved::new(self.traffic.last_hour(&route.id, runtime), SharePpm::ZERO, share);
+                moved.requests_last_hour += one.requests_last_hour;
+                moved.would_move += one.would_move;
             }
-            self.state = Arc::new(state);
-            return Ok(done(self.state.revision));
         }
-        self.state_store.commit(&state, entry).map_err(NotChanged::Store)?;
-        self.state = Arc::new(state);
-        if let What::Route { id, change: Change::Resume } = &asked.what
-            && before.as_ref().is_some_and(|before| before.rolled_back)
-            && let Some(at) = serving.table.by_id.get(id.as_str())
-        {
-            serving.routes[*at as usize].evidence().restart();
+        moved
+    }
+
+    /// What a way back would bring to the route's legacy backend, where that says what it takes.
+    pub(super) fn headroom(&self, route: &Route) -> Option<Headroom> {
+        let serving = self.serving.as_ref()?;
+        let backend = route.backend(Side::Legacy)?;
+        let capacity_rps = u64::from(serving.table.backend(backend).capacity_rps?);
+        // The others of a fleet have about as much each.
+        let replicas = self.fleet.as_ref().map_or(1, |fleet| fleet.replicas().len().max(1)) as u64;
+        Some(Headroom { needs_rps: self.traffic.rate_of(serving, backend) * replicas, capacity_rps })
+    }
+
+    /// Into the store, and from there into force.
+    async fn keep(&mut self, asked: &ChangeAsked, planned: &Planned) -> Result<(), NotKept> {
+        match self.fleet.clone() {
+            None => {
+                let kept = self.state_store.commit(&planned.state, planned.entry.clone());
+                kept.map_err(NotKept::Away)?;
+            }
+            Some(fleet) => {
+                let entry = self.state_store.last().seal(planned.entry.clone());
+                // A way back needs nobody's leave.
+                let as_leader = asked.actor == CONTROLLER && !is_way_back(asked);
+                fleet.commit(self.state.revision, &planned.state, &entry, as_leader).await?;
+                self.state_store.adopt(&planned.state, &[entry], false);
+            }
         }
-        self.live.publish(Live::new(serving, self.kills.clone(), self.state.clone()));
-        self.count_shares();
-        tracing::warn!(
-            actor = asked.actor,
+        self.state = Arc::new(planned.state.clone());
+        self.publish_state();
+        Ok(())
+    }
+
+    /// At once by its file; kept, and passed on, afterwards.
+    async fn kill(&mut self, scope: &Scope, asked: &ChangeAsked, planned: &Planned) -> Result<bool, NotKept> {
+        self.turn(scope, true)?;
+        match self.keep(asked, planned).await {
+            Ok(()) => {
+                if self.fleet.is_some() {
+                    // The fleet's state is the switch from now on: any replica can lift it.
+                    self.turn(scope, false)?;
+                }
+                Ok(true)
+            }
+            Err(NotKept::Away(error)) => {
+                self.not_sent(asked, &error);
+                Ok(false)
+            }
+            Err(other) => Err(other),
+        }
+    }
+
+    async fn unkill(
+        &mut self,
+        scope: &Scope,
+        asked: &ChangeAsked,
+        planned: &Planned,
+    ) -> Result<bool, NotKept> {
+        if self.state.kills.iter().any(|kill| scope.names(kill)) {
+            self.keep(asked, planned).await?;
+            self.turn(scope, false)?;
+            return Ok(true);
+        }
+        self.turn(scope, false)?;
+        self.unsent.retain(
+            |waiting| !matches!(&waiting.what, What::Kill { scope: other, on: true } if other == scope),
+        );
+        match self.keep(asked, planned).await {
+            Err(NotKept::Away(error)) => {
+                tracing::error!(error, "a lifted kill switch could not be put into the audit log");
+                Ok(false)
+            }
+            other => other.map(|()| true),
+        }
+    }
+
+    /// The file is the switch of this replica.
+    fn turn(&mut self, scope: &Scope, on: bool) -> Result<(), NotKept> {
+        let Some(serving) = &self.serving else { return Ok(()) };
+        let Some(file) = scope.file(&serving.table, &self.kills()) else { return Ok(()) };
+        let file = self.state_dir.join(file);
+        turn(&file, on).map_err(|error| NotKept::Away(format!("{}: {error}", file.display())))?;
+        self.look_at_kills();
+        Ok(())
+    }
+
+    /// In force here; kept with the store's return.
+    fn not_sent(&mut self, asked: &ChangeAsked, error: &str) {
+        tracing::error!(
+            error,
             action = asked.what.action(),
             scope = asked.what.scope(),
-            reason = asked.reason,
-            "state changed"
+            "in force on this replica only, and kept when the store is back"
         );
-        Ok(done(self.state.revision))
+        let waiting = ChangeAsked { if_revision: None, ..asked.clone() };
+        if !self.unsent.iter().any(|other| other.what == waiting.what) {
+            self.unsent.push(waiting);
+        }
+        self.publish_state();
+    }
+
+    /// What was done without the store.
+    pub(super) async fn send_unsent(&mut self) {
+        if self.unsent.is_empty() || self.fleet.as_ref().is_some_and(|fleet| !fleet.is_up()) {
+            return;
+        }
+        for asked in std::mem::take(&mut self.unsent) {
+            // Planned on what is kept, not on what is in force.
+            self.publish_state();
+            match Box::pin(self.change(&asked)).await {
+                Ok(_) | Err(NotChanged::Refused(_) | NotChanged::Unknown(_)) => {}
+                Err(why) => {
+                    tracing::warn!(?why, scope = asked.what.scope(), "still not kept");
+                    if !self.unsent.iter().any(|other| other.what == asked.what) {
+                        self.unsent.push(asked);
+                    }
+                }
+            }
+        }
+        self.publish_state();
+    }
+
+    /// What is kept, with the ways back that are not.
+    pub(super) fn with_unsent(&self) -> Arc<State> {
+        let Some(serving) = self.serving.as_ref().filter(|_| !self.unsent.is_empty()) else {
+            return self.state.clone();
+        };
+        let mut routes: BTreeMap<String, RouteState> = self.state.routes.clone();
+        for asked in &self.unsent {
+            let What::Route { id, change } = &asked.what else { continue };
+            let Some(at) = serving.table.by_id.get(id.as_str()) else { continue };
+            let by = Asked {
+                actor: &asked.actor,
+                reason: &asked.reason,
+                at_unix_s: unix(),
+                frozen: None,
+                headroom: None,
+            };
+            let now = routes.get(id).cloned().unwrap_or_default();
+            if let Ok(after) = now.after(*change, serving.table.route(*at), &serving.table, &by) {
+                routes.insert(id.clone(), after);
+            }
+        }
+        Arc::new(State { routes, ..State::clone(&self.state) })
     }
 
     pub fn audit(&self) -> Result<Vec<Entry>, String> {
@@ -117,7 +366,12 @@ impl Reloader {
     }
 }
 
-/// The file is the switch: what it holds is not read. On the disk when this returns.
+/// Never waits for a store.
+fn is_way_back(asked: &ChangeAsked) -> bool {
+    matches!(asked.what, What::Route { change: Change::Rollback, .. } | What::Kill { on: true, .. })
+}
+
+/// What the file holds is not read. On the disk when this returns.
 fn turn(file: &Path, on: bool) -> std::io::Result<()> {
     let done = if on {
         std::fs::File::create(file).and_then(|made| made.sync_all())
@@ -132,6 +386,6 @@ fn turn(file: &Path, on: bool) -> std::io::Result<()> {
     file.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
 }
 
-fn unix(now: SystemTime) -> u64 {
-    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+pub(super) fn unix() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -3,14 +3,23 @@
 //! Input: the rule directory. Output: a new snapshot, or a refusal with every problem. Must not: publish a part of anything
 //! (law 2), run on a worker thread, or read files again that did not change.
 
+mod ceilings;
 mod changes;
+mod fleet;
+mod gauges;
 pub mod ramp;
+pub mod silence;
+mod traffic;
+mod webhooks;
 
+use crate::change::ChangeAsked;
+use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
 use crate::metrics::{Metrics, ROUTE_GAUGES_MAX};
 use crate::rule_dir;
 use crate::settings::Settings;
+use crate::state::fleet::Fleet;
 use crate::state::kill::KillSet;
 use crate::state::store::{State, StateStore};
 use crate::targets::backend::RunningBackend;
@@ -31,7 +40,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -64,10 +73,22 @@ pub struct Reloader {
     store: Arc<EvidenceStore>,
     /// What serves, for reuse of files and backends that did not change.
     serving: Option<Arc<Serving>>,
-    kills: KillSet,
+    /// Kill switches of this replica.
+    kill_files: KillSet,
+    /// What is kept, here or by the fleet.
     state: Arc<State>,
+    /// The same, with the ways back that could not be kept yet.
+    served: Arc<State>,
+    unsent: Vec<ChangeAsked>,
     state_store: StateStore,
+    fleet: Option<Arc<Fleet>>,
     watches: HashMap<Box<str>, ramp::Watch>,
+    traffic: traffic::Traffic,
+    silence: silence::Watchman,
+    silence_kept_unix_s: u64,
+    failures: ceilings::Failures,
+    webhooks: webhooks::Webhooks,
+    discovery: Arc<Discovery>,
     cache: ReadCache,
 }
 
@@ -78,21 +99,34 @@ impl Reloader {
         metrics: Arc<Metrics>,
         supplies: Arc<Supplies>,
         store: Arc<EvidenceStore>,
+        fleet: Option<Arc<Fleet>>,
+        discovery: Arc<Discovery>,
     ) -> Reloader {
         let (state_store, state) = StateStore::open(&settings.state_dir);
+        let state = Arc::new(state);
+        let routes = state_store.noted(silence::NOTE).unwrap_or_default();
         Reloader {
             rules_dir: settings.rules_dir.clone(),
             state_dir: settings.state_dir.clone(),
             listeners: settings.listeners.iter().map(|listener| listener.name.clone()).collect(),
             live,
             metrics,
+            webhooks: webhooks::Webhooks::new(&settings.webhooks, supplies.clone()),
             supplies,
             store,
             serving: None,
-            kills: KillSet::default(),
-            state: Arc::new(state),
+            kill_files: KillSet::default(),
+            served: state.clone(),
+            state,
+            unsent: Vec::new(),
             state_store,
+            fleet,
             watches: HashMap::new(),
+            traffic: traffic::Traffic::default(),
+            silence: silence::Watchman { routes },
+            silence_kept_unix_s: 0,
+            failures: ceilings::Failures::default(),
+            discovery,
             cache: ReadCache::default(),
         }
     }
@@ -136,7 +170,8 @@ impl Reloader {
     ) -> Result<(Option<Arc<Serving>>, Vec<Problem>), Vec<Problem>> {
         let files = self.read(sources)?;
         let (table, warnings) = compile_and_test(&files)?;
-        let refused = [unsupported(&files), self.unknown_listeners(&table)].concat();
+        let refused =
+            [unsupported(&files), self.unknown_listeners(&table), self.silence.refused(&table)].concat();
         if !refused.is_empty() {
             return Err(refused);
         }
@@ -152,7 +187,8 @@ impl Reloader {
         self.warm(&table, &backends).await;
         let routes = self.runtimes(&table);
         let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
-        Ok((Some(Arc::new(Serving { table, files, backends, routes, identities })), warnings))
+        let ceilings = self.ceilings(&table);
+        Ok((Some(Arc::new(Serving { table, files, backends, routes, identities, ceilings })), warnings))
     }
 
     /// Reads what changed; a file with the same text keeps its parsed form.
@@ -343,7 +379,11 @@ impl Reloader {
             }
         }
         let before = self.serving.replace(serving.clone());
-        self.live.publish(Live::new(serving.clone(), self.kills.clone(), self.state.clone()));
+        self.served = self.with_unsent();
+        self.live.publish(Live::new(serving.clone(), self.kills(), self.served.clone()));
+        if let Some(fleet) = &self.fleet {
+            fleet.serve(serving.table.revision.as_str(), self.state.revision);
+        }
         for (route, runtime) in
             before.iter().flat_map(|before| before.table.routes.iter().zip(&before.routes))
         {
@@ -360,31 +400,12 @@ impl Reloader {
         }
         self.count_shares();
         self.count_kills();
+        self.look_for_silence(&serving);
     }
 
-    fn count(&self, accepted: bool, seconds: f64) {
-        self.metrics.reload_successful.set(i64::from(accepted));
-        self.metrics
-            .reload_seconds
-            .with_label_values(&[if accepted { "accepted" } else { "refused" }])
-            .observe(seconds);
-        if accepted {
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-            self.metrics.reload_timestamp.set(now as i64);
-        }
-    }
-
-    fn count_shares(&self) {
-        self.metrics.route_share.reset();
-        let Some(serving) = &self.serving else { return };
-        for route in serving.table.routes.iter().take(ROUTE_GAUGES_MAX) {
-            let last = route.ramp.as_ref().and_then(|ramp| ramp.steps.last());
-            let approved = last.map_or(route.stage.share(), |step| step.at);
-            let actual =
-                self.state.routes.get(&*route.id).map_or(route.stage.share(), |it| it.effective(route.stage));
-            self.metrics.route_share.with_label_values(&[&*route.id, "approved"]).set(approved.ratio());
-            self.metrics.route_share.with_label_values(&[&*route.id, "actual"]).set(actual.ratio());
-        }
+    /// Those of this replica, and the fleet's.
+    fn kills(&self) -> KillSet {
+        self.kill_files.clone().with(&self.served.kills)
     }
 
     /// Looks at the kill files and publishes when they changed.
@@ -396,24 +417,16 @@ impl Reloader {
                 return;
             }
         };
-        if kills == self.kills {
+        if kills == self.kill_files {
             return;
         }
-        self.kills = kills;
+        self.kill_files = kills;
         if let Some(serving) = &self.serving {
-            self.live.publish(Live::new(serving.clone(), self.kills.clone(), self.state.clone()));
-            tracing::warn!(scopes = ?self.kills.scopes(&serving.table), "kill switches changed");
+            let kills = self.kills();
+            tracing::warn!(scopes = ?kills.scopes(&serving.table), "kill switches changed");
+            self.live.publish(Live::new(serving.clone(), kills, self.served.clone()));
         }
         self.count_kills();
-    }
-
-    fn count_kills(&self) {
-        self.metrics.kill_switch.reset();
-        self.metrics.kill_switch.with_label_values(&["all"]).set(i64::from(self.kills.all));
-        let Some(serving) = &self.serving else { return };
-        for scope in self.kills.scopes(&serving.table) {
-            self.metrics.kill_switch.with_label_values(&[scope.as_str()]).set(1);
-        }
     }
 }
 

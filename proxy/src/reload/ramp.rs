@@ -4,20 +4,32 @@
 //! act on a window in which the share was another.
 
 use super::Reloader;
+use super::changes::unix;
+use super::silence;
+use super::webhooks::Said;
 use crate::change::{ChangeAsked, What};
-use crate::live::RouteRuntime;
+use crate::live::{RouteRuntime, Serving};
+use crate::settings::Event;
 use banyan_routes::ids::Side;
 use banyan_routes::life::Change;
-use banyan_routes::plan::{CONTROLLER, Outcomes, Seen, Verdict, plan};
+use banyan_routes::plan::{
+    CONTROLLER, Member, Outcomes, P99_MIN, Reason, Seen, Store, Verdict, plan, together,
+};
 use banyan_routes::table::{Route, Stage};
 use jiff::Timestamp;
+use serde_json::json;
 use std::collections::VecDeque;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime};
 
 /// Windows are no longer than this, whatever a rule says.
 const WINDOW_MAX: Duration = Duration::from_secs(600);
+
+/// After a raise, a function starts instances for those who are new: what they take says nothing of the route.
+const COLD_START_GRACE: Duration = Duration::from_secs(10);
+/// How often what is known of silence goes to the disk.
+const SILENCE_KEPT_S: u64 = 60;
 
 /// What was counted up to one moment.
 #[derive(Clone)]
@@ -33,35 +45,111 @@ struct Counted {
 pub struct Watch {
     share_ppm: u32,
     since: Option<Counted>,
+    /// Later than `since`: latency is counted from here.
+    warm: Option<Counted>,
     lately: VecDeque<Counted>,
+    /// Requests that the ceiling has sent to legacy, at the last look.
+    over_ceiling: u64,
+    /// Too few answers since instances were started.
+    cold: bool,
+    /// `held` was told for this share.
+    said_held: bool,
 }
 
 impl Reloader {
     /// One round over all ramps.
-    pub fn judge(&mut self) {
+    pub async fn judge(&mut self) {
         let Some(serving) = self.serving.clone() else { return };
+        self.look_at_store();
+        self.traffic.look(&serving);
+        self.look_for_silence(&serving);
+        self.failures.look(&serving, unix());
+        self.discovery.collect();
+        self.send_unsent().await;
+        let verdicts = self.verdicts(&serving);
+        self.metrics.gate.reset();
+        for (at, verdict) in verdicts {
+            let (route, runtime) = (&serving.table.routes[at], &serving.routes[at]);
+            let verdict = self.with_leave(route, verdict);
+            self.tell(route, runtime, &verdict);
+            match &verdict {
+                Verdict::Advance => {
+                    self.webhooks.forget(&route.id);
+                    self.act(route, Change::Promote, "all gates are open").await;
+                }
+                Verdict::RollBack(reason) => {
+                    let reason = format!("{}: {reason}", reason.gate());
+                    self.act(route, Change::Rollback, &reason).await;
+                }
+                Verdict::Hold(reasons) => self.say_held(route, reasons),
+            }
+        }
+    }
+
+    /// What is to become of each ramp that moves by itself, by its place in the table; groups go together.
+    fn verdicts(&mut self, serving: &Serving) -> Vec<(usize, Verdict)> {
         let now = Timestamp::now();
         let frozen =
             serving.table.freezes.iter().find(|freeze| freeze.is_on(now)).map(|freeze| &*freeze.name);
-        self.metrics.gate.reset();
-        for (route, runtime) in serving.table.routes.iter().zip(&serving.routes) {
+        let store = match &self.fleet {
+            Some(fleet) if !fleet.is_up() => Store::Away,
+            Some(fleet) if !fleet.leads() => Store::Follower,
+            Some(_) | None => Store::Ours,
+        };
+        let (mut places, mut members) = (Vec::new(), Vec::new());
+        for (at, (route, runtime)) in serving.table.routes.iter().zip(&serving.routes).enumerate() {
             if route.stage != Stage::Ramp || route.ramp.as_ref().is_none_or(|ramp| ramp.gates.is_none()) {
                 continue;
             }
-            let state = self.state.routes.get(&*route.id).cloned().unwrap_or_default();
+            let state = self.served.routes.get(&*route.id).cloned().unwrap_or_default();
+            let headroom = self.headroom(route);
             let watch = self.watches.entry(route.id.clone()).or_default();
             let (since_change, lately) = watch.see(route, runtime, state.share_ppm);
             let evidence = runtime.evidence_if_any().map(|evidence| evidence.window(None, SystemTime::now()));
-            let seen = Seen { now_unix_s: unix(), since_change, lately, evidence: evidence.as_ref(), frozen };
+            let seen = Seen {
+                now_unix_s: unix(),
+                since_change,
+                lately,
+                evidence: evidence.as_ref(),
+                frozen,
+                headroom,
+                at_ceiling: watch.at_ceiling(route, runtime),
+                cold: watch.cold,
+                store,
+            };
             let Some(verdict) = plan(route, &serving.table, &state, &seen) else { continue };
-            self.tell(route, runtime, &verdict);
-            match &verdict {
-                Verdict::Advance => self.act(route, Change::Promote, "all gates are open"),
-                Verdict::RollBack(reason) => {
-                    self.act(route, Change::Rollback, &format!("{}: {reason}", reason.gate()))
-                }
-                Verdict::Hold(_) => {}
-            }
+            places.push(at);
+            members.push(Member {
+                id: &route.id,
+                group: serving.table.group(route),
+                share_ppm: state.share_ppm,
+                verdict,
+            });
+        }
+        together(&mut members);
+        places.into_iter().zip(members.into_iter().map(|member| member.verdict)).collect()
+    }
+
+    /// A raise that nobody who is asked before it objects to.
+    fn with_leave(&self, route: &Route, verdict: Verdict) -> Verdict {
+        if verdict != Verdict::Advance {
+            return verdict;
+        }
+        let state = self.served.routes.get(&*route.id).cloned().unwrap_or_default();
+        let Some(next) = state.next_share(route) else { return verdict };
+        let what = || {
+            json!({
+                "route": route.id,
+                "actor": CONTROLLER,
+                "share_ppm": state.share_ppm,
+                "to_share_ppm": next.get(),
+                "at_unix_s": unix(),
+            })
+        };
+        match self.webhooks.may_raise(&route.id, next.get(), what) {
+            Said::Yes => verdict,
+            Said::NotYet => Verdict::Hold(vec![Reason::Webhook { said: "no answer yet".into() }]),
+            Said::No(said) => Verdict::Hold(vec![Reason::Webhook { said }]),
         }
     }
 
@@ -76,7 +164,26 @@ impl Reloader {
         *runtime.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict.clone());
     }
 
-    fn act(&mut self, route: &Route, change: Change, reason: &str) {
+    /// Once for each share: time and traffic would have let it go on, and something else does not.
+    fn say_held(&mut self, route: &Route, reasons: &[Reason]) {
+        let Some(watch) = self.watches.get_mut(&route.id) else { return };
+        if watch.said_held || reasons.iter().any(Reason::is_waiting) {
+            return;
+        }
+        watch.said_held = true;
+        let reasons: Vec<_> =
+            reasons.iter().map(|it| json!({ "gate": it.gate(), "text": it.to_string() })).collect();
+        let what = json!({
+            "route": route.id,
+            "actor": CONTROLLER,
+            "share_ppm": watch.share_ppm,
+            "reasons": reasons,
+            "at_unix_s": unix(),
+        });
+        self.webhooks.tell(Event::Held, &what);
+    }
+
+    async fn act(&mut self, route: &Route, change: Change, reason: &str) {
         let asked = ChangeAsked {
             what: What::Route { id: route.id.to_string(), change },
             actor: CONTROLLER.to_owned(),
@@ -84,8 +191,18 @@ impl Reloader {
             if_revision: None,
             dry_run: false,
         };
-        if let Err(why) = self.change(&asked) {
+        if let Err(why) = self.change(&asked).await {
             tracing::warn!(route = %route.id, action = change.as_str(), ?why, "the controller's change was not made");
+        }
+    }
+
+    pub(super) fn look_for_silence(&mut self, serving: &Serving) {
+        let now = unix();
+        let retired = self.silence.look(serving, now);
+        let due = now.saturating_sub(self.silence_kept_unix_s) >= SILENCE_KEPT_S;
+        if retired || (due && !self.silence.routes.is_empty()) {
+            self.silence_kept_unix_s = now;
+            self.state_store.note(silence::NOTE, &self.silence.routes);
         }
     }
 }
@@ -95,7 +212,12 @@ impl Watch {
     fn see(&mut self, route: &Route, runtime: &RouteRuntime, share_ppm: u32) -> (Outcomes, Outcomes) {
         let counted = Counted::now(runtime);
         if self.since.is_none() || self.share_ppm != share_ppm {
-            *self = Watch { share_ppm, since: Some(counted.clone()), lately: VecDeque::new() };
+            *self = Watch {
+                share_ppm,
+                since: Some(counted.clone()),
+                over_ceiling: self.over_ceiling,
+                ..Watch::default()
+            };
         }
         let rule = route.ramp.as_ref().and_then(|ramp| ramp.gates.as_ref()?.roll_back.as_ref());
         let window = rule.map_or(Duration::ZERO, |rule| rule.window).min(WINDOW_MAX);
@@ -106,7 +228,22 @@ impl Watch {
         self.lately.push_back(counted.clone());
         let from =
             |start: Option<&Counted>| start.map_or_else(Outcomes::default, |start| counted.after(start));
-        (from(self.since.as_ref()), from(self.lately.front()))
+        let (mut since, lately) = (from(self.since.as_ref()), from(self.lately.front()));
+        if self.warm.is_none()
+            && self.since.as_ref().is_some_and(|since| since.at.elapsed() >= COLD_START_GRACE)
+        {
+            self.warm = Some(counted.clone());
+        }
+        let warm = from(self.warm.as_ref());
+        since.p99_seconds = warm.p99_seconds;
+        self.cold = warm.requests[Side::Serverless.index()] < P99_MIN;
+        (since, lately)
+    }
+
+    fn at_ceiling(&mut self, route: &Route, runtime: &RouteRuntime) -> bool {
+        let now = runtime.over_ceiling.load(Ordering::Relaxed);
+        let before = std::mem::replace(&mut self.over_ceiling, now);
+        route.ramp.as_ref().is_some_and(|ramp| ramp.ceiling.is_some()) && now > before
     }
 }
 
@@ -152,10 +289,6 @@ fn quantile(now: &[(f64, u64)], then: &[(f64, u64)], q: f64) -> Option<f64> {
     let (high, count) = counts[at];
     let part = (rank - below as f64) / (count - below).max(1) as f64;
     Some(if high.is_finite() { low + (high - low) * part } else { low })
-}
-
-fn unix() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 /// For who shows it.

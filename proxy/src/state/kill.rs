@@ -32,6 +32,17 @@ impl KillSet {
         Ok(set)
     }
 
+    /// And these: `all`, `group:<name>`, `route:<id>`.
+    pub fn with(mut self, scopes: &BTreeSet<String>) -> KillSet {
+        for scope in scopes {
+            match scope.split_once(':') {
+                Some((_, name)) => drop(self.named.insert(name.to_owned())),
+                None => self.all |= scope == "all",
+            }
+        }
+        self
+    }
+
     /// One flag per route, so that a request asks by position.
     pub fn flags(&self, table: &RouteTable) -> Box<[bool]> {
         let killed = |name: &str| self.named.contains(name);

@@ -1,4 +1,5 @@
 //! State that is not in the rules.
 
+pub mod fleet;
 pub mod kill;
 pub mod store;

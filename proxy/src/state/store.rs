@@ -1,14 +1,14 @@
 //! State and audit log, in one file: what is acknowledged is on the disk.
 //!
 //! Input: a new state with its audit entry. Output: the same after any restart. Must not: write one without the other, or acknowledge
-//! what a crash could take back.
+//! what a crash could take back. In a fleet it is the copy that a replica starts from when the fleet's store is away.
 
 use crate::private;
 use banyan_routes::audit::{Entry, START};
 use banyan_routes::life::RouteState;
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const FILE: &str = "state.redb";
@@ -17,6 +17,8 @@ const STATE: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("state");
 const CURRENT: &str = "current";
 /// Sequence -> entry, as JSON.
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
+/// Anything that is kept beside, and may be lost: name -> JSON.
+const NOTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("notes");
 
 /// All that is known beside the rules.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -24,11 +26,34 @@ pub struct State {
     /// Counts every change.
     pub revision: u64,
     pub routes: BTreeMap<String, RouteState>,
+    /// Kill switches of a whole fleet, as `all`, `group:<name>` and `route:<id>`; those of one replica are files.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub kills: BTreeSet<String>,
+}
+
+/// The end of the chain: where the next entry joins.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Last {
+    pub sequence: u64,
+    pub hash: String,
+}
+
+impl Default for Last {
+    fn default() -> Last {
+        Last { sequence: 0, hash: START.to_owned() }
+    }
+}
+
+impl Last {
+    /// The entry with its place in the chain.
+    pub fn seal(&self, entry: Entry) -> Entry {
+        Entry { sequence: self.sequence + 1, previous: self.hash.clone(), ..entry }.sealed()
+    }
 }
 
 pub struct StateStore {
     database: Result<Database, String>,
-    last: (u64, String),
+    last: Last,
 }
 
 impl StateStore {
@@ -42,19 +67,40 @@ impl StateStore {
             Ok((database, state, last)) => (StateStore { database: Ok(database), last }, state),
             Err(error) => {
                 tracing::error!(%error, "{FILE} cannot be used; no state can be changed");
-                let last = (0, START.to_owned());
+                let last = Last::default();
                 (StateStore { database: Err(error.to_string()), last }, State::default())
             }
         }
     }
 
+    pub fn last(&self) -> &Last {
+        &self.last
+    }
+
+    pub fn is_usable(&self) -> bool {
+        self.database.is_ok()
+    }
+
     /// The entry's sequence, chain and hash are filled in here. On the disk when this returns.
     pub fn commit(&mut self, state: &State, entry: Entry) -> Result<Entry, String> {
         let database = self.database.as_ref().map_err(Clone::clone)?;
-        let entry = Entry { sequence: self.last.0 + 1, previous: self.last.1.clone(), ..entry }.sealed();
-        write(database, state, &entry).map_err(|error| error.to_string())?;
-        self.last = (entry.sequence, entry.hash.clone());
+        let entry = self.last.seal(entry);
+        write(database, state, std::slice::from_ref(&entry), false).map_err(|error| error.to_string())?;
+        self.last = Last { sequence: entry.sequence, hash: entry.hash.clone() };
         Ok(entry)
+    }
+
+    /// What a fleet's store has acknowledged: entries that follow ours, or (`anew`) the whole log.
+    pub fn adopt(&mut self, state: &State, entries: &[Entry], anew: bool) {
+        if let Some(entry) = entries.last() {
+            self.last = Last { sequence: entry.sequence, hash: entry.hash.clone() };
+        } else if anew {
+            self.last = Last::default();
+        }
+        let Ok(database) = &self.database else { return };
+        if let Err(error) = write(database, state, entries, anew) {
+            tracing::error!(%error, "the copy of the fleet's state could not be kept; a restart without its store would not know it");
+        }
     }
 
     /// All entries, the oldest first.
@@ -62,18 +108,47 @@ impl StateStore {
         let database = self.database.as_ref().map_err(Clone::clone)?;
         entries(database).map_err(|error| error.to_string())
     }
+
+    pub fn note(&self, name: &str, value: &impl Serialize) {
+        let Ok(database) = &self.database else { return };
+        let keep = || {
+            let transaction = database.begin_write()?;
+            transaction
+                .open_table(NOTES)?
+                .insert(name, serde_json::to_vec(value).unwrap_or_default().as_slice())?;
+            transaction.commit()?;
+            Ok::<(), redb::Error>(())
+        };
+        if let Err(error) = keep() {
+            tracing::warn!(%error, name, "a note could not be kept");
+        }
+    }
+
+    pub fn noted<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Option<T> {
+        let transaction = self.database.as_ref().ok()?.begin_read().ok()?;
+        let value = transaction.open_table(NOTES).ok()?.get(name).ok()??;
+        serde_json::from_slice(value.value()).ok()
+    }
 }
 
-fn write(database: &Database, state: &State, entry: &Entry) -> Result<(), redb::Error> {
+fn write(database: &Database, state: &State, entries: &[Entry], anew: bool) -> Result<(), redb::Error> {
     let json = |text: serde_json::Result<Vec<u8>>| text.unwrap_or_default();
     let transaction = database.begin_write()?;
+    if anew {
+        transaction.delete_table(AUDIT)?;
+    }
     transaction.open_table(STATE)?.insert(CURRENT, json(serde_json::to_vec(state)).as_slice())?;
-    transaction.open_table(AUDIT)?.insert(entry.sequence, json(serde_json::to_vec(entry)).as_slice())?;
+    {
+        let mut audit = transaction.open_table(AUDIT)?;
+        for entry in entries {
+            audit.insert(entry.sequence, json(serde_json::to_vec(entry)).as_slice())?;
+        }
+    }
     transaction.commit()?;
     Ok(())
 }
 
-fn read(database: &Database) -> Result<(State, (u64, String)), redb::Error> {
+fn read(database: &Database) -> Result<(State, Last), redb::Error> {
     let transaction = database.begin_write()?;
     let corrupt = |what: &str, error: serde_json::Error| redb::Error::Corrupted(format!("{what}: {error}"));
     let (state, last) = {
@@ -87,9 +162,9 @@ fn read(database: &Database) -> Result<(State, (u64, String)), redb::Error> {
             Some((sequence, value)) => {
                 let entry: Entry =
                     serde_json::from_slice(value.value()).map_err(|error| corrupt("audit", error))?;
-                (sequence.value(), entry.hash)
+                Last { sequence: sequence.value(), hash: entry.hash }
             }
-            None => (0, START.to_owned()),
+            None => Last::default(),
         };
         (state, last)
     };

@@ -215,6 +215,7 @@ impl Lowering {
             shadow: None,
             ramp: None,
             point_of_no_return: false,
+            quiet_for: None,
             after: Vec::new(),
             origin: (*file as u32, u32::MAX),
         });

@@ -10,7 +10,7 @@ use crate::ids::{SharePpm, Side};
 use crate::pattern::PathPattern;
 use crate::problem::{Place, Problem};
 use crate::read_back::ReadBack;
-use crate::table::{Action, Gates, RampRule, RampStep, RollBack, Route, ShadowRule, Stage, Writes};
+use crate::table::{Action, Ceiling, Gates, RampRule, RampStep, RollBack, Route, ShadowRule, Stage, Writes};
 use std::fmt;
 use std::time::Duration;
 
@@ -22,6 +22,9 @@ const HANDSHAKE: &str = "/.well-known/banyan-shadow";
 const VERIFY_LAG: Duration = Duration::from_secs(1);
 /// Requests in the window of `roll_back_when` below which nothing is judged.
 const ROLL_BACK_REQUESTS: u32 = 50;
+/// Enough to tell an outage of both sides from one of serverless's.
+const COHORT_LEFT: SharePpm = SharePpm::ONE_PERCENT;
+const COHORT_LEFT_MAX: SharePpm = SharePpm::HALF;
 /// 1 %: legacy does not feel it.
 const CONTROLS: SharePpm = SharePpm::ONE_PERCENT;
 
@@ -93,6 +96,7 @@ impl Lowering {
             shadow,
             ramp: raw.ramp.as_ref().filter(|_| stage == Stage::Ramp).map(|ramp| Box::new(lowered(ramp))),
             point_of_no_return: raw.point_of_no_return.unwrap_or(false),
+            quiet_for: raw.retire.as_ref().map(|rule| rule.quiet_for.0),
             after: raw.after.iter().map(|id| id.as_str().into()).collect(),
             origin: (file as u32, position as u32),
         });
@@ -362,6 +366,15 @@ impl Lowering {
                 "a percent above 0",
             );
         }
+        if ramp.control.is_some_and(|share| share.0 > COHORT_LEFT_MAX) {
+            self.error(
+                "control_too_large",
+                file,
+                format_args!("{at}.ramp.control"),
+                "more than half of the keys would stay on legacy",
+                "50% or less",
+            );
+        }
         if let Some(ceiling) = &ramp.ceiling
             && (ceiling.rps == Some(0) || ceiling.failures_per_day == Some(0))
         {
@@ -394,5 +407,9 @@ fn lowered(ramp: &file::Ramp) -> RampRule {
             }),
         })
     };
-    RampRule { steps: steps.collect(), gates: moves.then(gates) }
+    let control =
+        ramp.control.map(|share| share.0).or(moves.then_some(COHORT_LEFT)).unwrap_or(SharePpm::ZERO);
+    let ceiling =
+        ramp.ceiling.as_ref().map(|it| Ceiling { rps: it.rps, failures_per_day: it.failures_per_day });
+    RampRule { steps: steps.collect(), gates: moves.then(gates), control, ceiling }
 }

@@ -3,6 +3,14 @@
 //! Input: a settings file and the flags of `run`. Output: `Settings` with paths resolved against the file's folder. Must
 //! not: open the files it names, except to read the override key.
 
+mod state;
+mod tokens;
+mod webhooks;
+
+pub use state::FleetSettings;
+pub use tokens::{Bearer, Role, Tokens};
+pub use webhooks::{Event, Webhook};
+
 use crate::aws::endpoint::{AwsSettings, Price};
 use banyan_routes::backend::Origin;
 use banyan_routes::locate::locate;
@@ -22,7 +30,7 @@ struct Raw {
     listeners: Vec<RawListener>,
     admin: Option<RawAdmin>,
     rules: Option<RawRules>,
-    state: Option<RawState>,
+    state: Option<state::RawState>,
     threads: Option<usize>,
     #[serde(default)]
     limits: RawLimits,
@@ -37,6 +45,8 @@ struct Raw {
     aws: RawAws,
     #[serde(default)]
     drain: RawDrain,
+    #[serde(default)]
+    webhooks: Vec<webhooks::RawWebhook>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -102,23 +112,6 @@ pub enum Watch {
     Notify,
     /// Looking once a second: for NFS and EFS, where no events come.
     Poll,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawState {
-    #[serde(default)]
-    store: Store,
-    dir: Option<PathBuf>,
-    url: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum Store {
-    #[default]
-    Embedded,
-    Redis,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -231,6 +224,11 @@ pub enum AccessLog {
 pub struct Settings {
     pub listeners: Vec<Listener>,
     pub admin: SocketAddr,
+    /// Who may use it; `None`: whoever calls from this machine.
+    pub tokens: Option<PathBuf>,
+    /// `None`: state is this process's own.
+    pub fleet: Option<FleetSettings>,
+    pub webhooks: Vec<Webhook>,
     pub rules_dir: PathBuf,
     pub watch: Watch,
     pub state_dir: PathBuf,
@@ -326,13 +324,13 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         }
     }
     let admin = raw.admin.unwrap_or(RawAdmin { address: None, tokens: None });
-    if admin.tokens.is_some() {
-        return Err("admin.tokens: not supported yet by this version; an admin listener that ignores its tokens would be open".into());
+    let tokens = admin.tokens.map(&resolve);
+    if let Some(path) = &tokens {
+        Tokens::load(path).map_err(|error| format!("admin.tokens: {error}"))?;
     }
-    let state = raw.state.unwrap_or(RawState { store: Store::Embedded, dir: None, url: None });
-    if state.store == Store::Redis || state.url.is_some() {
-        return Err("state.store: redis is not supported yet by this version; expected `embedded`".into());
-    }
+    let state = raw.state.unwrap_or_default();
+    let fleet = state::lower(&state, &resolve)?;
+    let webhooks = webhooks::lower(raw.webhooks, &resolve)?;
     if raw.tracing.is_some_and(|tracing| tracing.otlp.is_some()) {
         return Err("tracing.otlp: not supported yet by this version; expected null".into());
     }
@@ -356,6 +354,9 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
     Ok(Settings {
         listeners,
         admin: flags.admin.or(admin.address).unwrap_or(ADMIN_DEFAULT),
+        tokens,
+        fleet,
+        webhooks,
         rules_dir: flags.rules.clone().or(rules.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("rules")),
         watch: rules.watch.unwrap_or_default(),
         state_dir: flags.state.clone().or(state.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("state")),

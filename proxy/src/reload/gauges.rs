@@ -1,0 +1,54 @@
+//! What reloads, shares and kill switches look like in the metrics.
+//!
+//! Input: what serves. Output: gauges. Must not: stand between a rule and its first request: set after it is in force.
+
+use super::Reloader;
+use crate::metrics::ROUTE_GAUGES_MAX;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+impl Reloader {
+    /// For who shows it, once a second.
+    pub fn look_at_store(&self) {
+        let (up, leads) = match &self.fleet {
+            Some(fleet) => (fleet.is_up(), fleet.leads()),
+            None => (self.state_store.is_usable(), true),
+        };
+        self.metrics.store_up.set(i64::from(up));
+        self.metrics.controller.set(i64::from(leads));
+        self.metrics.unsent.set(self.unsent.len() as i64);
+    }
+
+    pub(super) fn count(&self, accepted: bool, seconds: f64) {
+        self.metrics.reload_successful.set(i64::from(accepted));
+        self.metrics
+            .reload_seconds
+            .with_label_values(&[if accepted { "accepted" } else { "refused" }])
+            .observe(seconds);
+        if accepted {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+            self.metrics.reload_timestamp.set(now as i64);
+        }
+    }
+
+    pub(super) fn count_shares(&self) {
+        self.metrics.route_share.reset();
+        let Some(serving) = &self.serving else { return };
+        for route in serving.table.routes.iter().take(ROUTE_GAUGES_MAX) {
+            let last = route.ramp.as_ref().and_then(|ramp| ramp.steps.last());
+            let approved = last.map_or(route.stage.share(), |step| step.at);
+            let actual =
+                self.served.routes.get(&*route.id).map_or(route.stage.share(), |it| it.effective(route));
+            self.metrics.route_share.with_label_values(&[&*route.id, "approved"]).set(approved.ratio());
+            self.metrics.route_share.with_label_values(&[&*route.id, "actual"]).set(actual.ratio());
+        }
+    }
+
+    pub(super) fn count_kills(&self) {
+        self.metrics.kill_switch.reset();
+        self.metrics.kill_switch.with_label_values(&["all"]).set(i64::from(self.kills().all));
+        let Some(serving) = &self.serving else { return };
+        for scope in self.kills().scopes(&serving.table) {
+            self.metrics.kill_switch.with_label_values(&[scope.as_str()]).set(1);
+        }
+    }
+}
