@@ -35,6 +35,7 @@ pub mod table;
 pub mod decide;
 pub mod life;
 pub mod audit;
+pub mod state;
 pub mod plan;
 pub mod discover;
 pub mod override_header;

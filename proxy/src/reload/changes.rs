@@ -7,18 +7,20 @@ use super::Reloader;
 use crate::change::{ChangeAsked, Changed, Moved, NotChanged, Scope, What};
 use crate::settings::Event;
 use crate::state::fleet::NotKept;
-use crate::state::store::State;
 use banyan_routes::audit::Entry;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::life::{Asked, Change, Headroom, RouteState};
 use banyan_routes::plan::CONTROLLER;
+use banyan_routes::state::{BackScope, State, WayBack};
 use banyan_routes::table::Route;
 use jiff::Timestamp;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// In the notes of the state directory.
+pub(super) const UNSENT: &str = "unsent";
 
 /// Others in the fleet may be first, again and again, but not for ever.
 const CONFLICTS_MAX: u32 = 5;
@@ -123,7 +125,9 @@ impl Reloader {
                 let at =
                     *serving.table.by_id.get(id.as_str()).ok_or_else(|| NotChanged::Unknown(id.clone()))?;
                 let route = serving.table.route(at);
-                let now = self.served.routes.get(id).cloned().unwrap_or_default();
+                // A way back is planned on what is kept: that it is in force here already does not keep it.
+                let from = if *change == Change::Rollback { &self.state } else { &self.served };
+                let now = from.routes.get(id).cloned().unwrap_or_default();
                 let clock = Timestamp::now();
                 let frozen = serving.table.freezes.iter().find(|freeze| freeze.is_on(clock));
                 let by = Asked {
@@ -279,9 +283,8 @@ impl Reloader {
             return Ok(true);
         }
         self.turn(scope, false)?;
-        self.unsent.retain(
-            |waiting| !matches!(&waiting.what, What::Kill { scope: other, on: true } if other == scope),
-        );
+        self.unsent.retain(|back| back.scope != BackScope::Kill { scope: scope.to_string() });
+        self.keep_unsent();
         match self.keep(asked, planned).await {
             Err(NotKept::Away(error)) => {
                 tracing::error!(error, "a lifted kill switch could not be put into the audit log");
@@ -309,56 +312,45 @@ impl Reloader {
             scope = asked.what.scope(),
             "in force on this replica only, and kept when the store is back"
         );
-        let waiting = ChangeAsked { if_revision: None, ..asked.clone() };
-        if !self.unsent.iter().any(|other| other.what == waiting.what) {
-            self.unsent.push(waiting);
+        let scope = match &asked.what {
+            What::Route { id, .. } => BackScope::Rollback { route: id.clone() },
+            What::Kill { scope, .. } => BackScope::Kill { scope: scope.to_string() },
+        };
+        if !self.unsent.iter().any(|back| back.scope == scope) {
+            self.unsent.push(WayBack { scope, actor: asked.actor.clone(), reason: asked.reason.clone() });
+            self.keep_unsent();
         }
         self.publish_state();
+    }
+
+    pub(super) fn keep_unsent(&self) {
+        self.state_store.note(UNSENT, &self.unsent);
     }
 
     /// What was done without the store.
     pub(super) async fn send_unsent(&mut self) {
-        if self.unsent.is_empty() || self.fleet.as_ref().is_some_and(|fleet| !fleet.is_up()) {
+        if self.sending || self.unsent.is_empty() || self.fleet.as_ref().is_some_and(|fleet| !fleet.is_up()) {
             return;
         }
-        for asked in std::mem::take(&mut self.unsent) {
-            // Planned on what is kept, not on what is in force.
-            self.publish_state();
-            match Box::pin(self.change(&asked)).await {
-                Ok(_) | Err(NotChanged::Refused(_) | NotChanged::Unknown(_)) => {}
-                Err(why) => {
-                    tracing::warn!(?why, scope = asked.what.scope(), "still not kept");
-                    if !self.unsent.iter().any(|other| other.what == asked.what) {
-                        self.unsent.push(asked);
-                    }
-                }
-            }
-        }
-        self.publish_state();
-    }
-
-    /// What is kept, with the ways back that are not.
-    pub(super) fn with_unsent(&self) -> Arc<State> {
-        let Some(serving) = self.serving.as_ref().filter(|_| !self.unsent.is_empty()) else {
-            return self.state.clone();
-        };
-        let mut routes: BTreeMap<String, RouteState> = self.state.routes.clone();
-        for asked in &self.unsent {
-            let What::Route { id, change } = &asked.what else { continue };
-            let Some(at) = serving.table.by_id.get(id.as_str()) else { continue };
-            let by = Asked {
-                actor: &asked.actor,
-                reason: &asked.reason,
-                at_unix_s: unix(),
-                frozen: None,
-                headroom: None,
+        self.sending = true;
+        // Each stays in force until it is kept.
+        for back in self.unsent.clone() {
+            let what = match &back.scope {
+                BackScope::Rollback { route } => What::Route { id: route.clone(), change: Change::Rollback },
+                BackScope::Kill { scope } => What::Kill { scope: Scope::parse(scope), on: true },
             };
-            let now = routes.get(id).cloned().unwrap_or_default();
-            if let Ok(after) = now.after(*change, serving.table.route(*at), &serving.table, &by) {
-                routes.insert(id.clone(), after);
+            let (actor, reason) = (back.actor.clone(), back.reason.clone());
+            let asked = ChangeAsked { what, actor, reason, if_revision: None, dry_run: false };
+            match Box::pin(self.change(&asked)).await {
+                Ok(Changed { kept: true, .. }) | Err(NotChanged::Refused(_) | NotChanged::Unknown(_)) => {
+                    self.unsent.retain(|other| *other != back);
+                }
+                Ok(_) | Err(_) => tracing::warn!(scope = asked.what.scope(), "still not kept"),
             }
         }
-        Arc::new(State { routes, ..State::clone(&self.state) })
+        self.sending = false;
+        self.keep_unsent();
+        self.publish_state();
     }
 
     pub fn audit(&self) -> Result<Vec<Entry>, String> {

@@ -5,7 +5,8 @@
 
 use super::Reloader;
 use crate::live::Live;
-use crate::state::fleet::{Fleet, Told};
+use crate::state::fleet::{Fleet, Held};
+use banyan_routes::state::{Heard, State, Told, forgotten, heard, in_force};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,73 +30,69 @@ impl Reloader {
     /// Whatever the others have changed meanwhile.
     pub async fn catch_up(&mut self) {
         let Some(fleet) = self.fleet.clone() else { return };
-        let Ok(told) = fleet.fetch(self.state_store.last().sequence).await else { return };
-        if told.state.revision < self.state.revision && self.put_back(&fleet, &told).await {
-            return;
-        }
-        if told.state.revision != self.state.revision || !self.follows(&told) {
-            self.take_over(&fleet, told).await;
+        let Ok(held) = fleet.fetch(self.state_store.last().sequence).await else { return };
+        let told = Told {
+            revision: held.state.revision,
+            last_hash: held.last_hash.as_deref(),
+            entries: &held.entries,
+        };
+        let ours = || self.state_store.audit().unwrap_or_default();
+        match heard(&self.state, self.state_store.last(), &told, ours) {
+            Heard::Same => {}
+            Heard::Follows => self.take_over(held, false),
+            Heard::Another => {
+                let Ok(whole) = fleet.fetch(0).await else { return };
+                let lost = forgotten(&self.state_store.audit().unwrap_or_default(), &whole.entries);
+                tracing::error!(
+                    ways_back = lost.len(),
+                    "the fleet's log is not the one known here; it is taken over"
+                );
+                self.unsent.extend(lost);
+                self.keep_unsent();
+                self.take_over(whole, true);
+            }
+            Heard::PutBack => self.put_back(&fleet, held.state.revision).await,
         }
         self.send_unsent().await;
     }
 
-    /// Whether what the store holds continues what is known here.
-    fn follows(&self, told: &Told) -> bool {
-        let last = self.state_store.last();
-        match (told.entries.first(), told.entries.last()) {
-            (Some(first), Some(end)) => {
-                first.previous == last.hash && Some(&end.hash) == told.last_hash.as_ref()
-            }
-            _ => told.last_hash.as_ref().is_none_or(|hash| *hash == last.hash),
-        }
-    }
-
-    async fn take_over(&mut self, fleet: &Fleet, told: Told) {
-        let anew = !self.follows(&told);
-        let told = if anew {
-            tracing::warn!("the fleet's log is not the one known here; it is taken over whole");
-            match fleet.fetch(0).await {
-                Ok(whole) => whole,
-                Err(_) => return,
-            }
-        } else {
-            told
-        };
-        self.state_store.adopt(&told.state, &told.entries, anew);
-        tracing::info!(revision = told.state.revision, "the fleet's state was changed elsewhere");
-        self.state = Arc::new(told.state);
+    fn take_over(&mut self, held: Held, anew: bool) {
+        self.state_store.adopt(&held.state, &held.entries, anew);
+        tracing::info!(revision = held.state.revision, "the fleet's state was changed elsewhere");
+        self.state = Arc::new(held.state);
         self.publish_state();
     }
 
-    /// A store that was restarted from an old copy, or emptied, is told again what had been acknowledged. `false`: it is another fleet's.
-    async fn put_back(&self, fleet: &Fleet, told: &Told) -> bool {
-        let Ok(entries) = self.state_store.audit() else { return false };
-        let known =
-            told.last_hash.as_ref().is_none_or(|hash| entries.iter().any(|entry| entry.hash == *hash));
-        if !known {
-            return false;
-        }
+    /// A store that was restarted from an old copy, or emptied, is told again what had been acknowledged.
+    async fn put_back(&self, fleet: &Fleet, found: u64) {
+        let entries = match self.state_store.audit() {
+            Ok(entries) => entries,
+            Err(error) => {
+                tracing::error!(
+                    error,
+                    "the fleet's store has lost changes, and the copy here cannot be read"
+                );
+                return;
+            }
+        };
         tracing::error!(
-            found = told.state.revision,
+            found,
             known = self.state.revision,
             "the fleet's store has lost changes; they are put back"
         );
-        let put = fleet.restore(told.state.revision, &self.state, self.state_store.last(), &entries).await;
-        if let Err(why) = put {
+        if let Err(why) = fleet.restore(found, &self.state, self.state_store.last(), &entries).await {
             tracing::warn!(?why, "not put back; tried again with the next beat");
         }
-        true
     }
 
     /// The state in force, to everything that shows or obeys it.
     pub(super) fn publish_state(&mut self) {
-        let served = self.with_unsent();
-        let before = std::mem::replace(&mut self.served, served);
         let Some(serving) = self.serving.clone() else { return };
+        let served = Arc::new(in_force(&self.state, &self.unsent, &serving.table));
+        let before = std::mem::replace(&mut self.served, served);
         for (route, runtime) in serving.table.routes.iter().zip(&serving.routes) {
-            let rolled_back = |state: &crate::state::store::State| {
-                state.routes.get(&*route.id).is_some_and(|route| route.rolled_back)
-            };
+            let rolled_back =
+                |state: &State| state.routes.get(&*route.id).is_some_and(|route| route.rolled_back);
             // What was compared before a rollback says nothing of what comes after it.
             if rolled_back(&before) && !rolled_back(&self.served) {
                 runtime.evidence().restart();

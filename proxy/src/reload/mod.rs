@@ -12,7 +12,6 @@ pub mod silence;
 mod traffic;
 mod webhooks;
 
-use crate::change::ChangeAsked;
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
@@ -21,7 +20,7 @@ use crate::rule_dir;
 use crate::settings::Settings;
 use crate::state::fleet::Fleet;
 use crate::state::kill::KillSet;
-use crate::state::store::{State, StateStore};
+use crate::state::store::StateStore;
 use crate::targets::backend::RunningBackend;
 use crate::targets::handshake;
 use crate::targets::health;
@@ -33,6 +32,7 @@ use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::problem::{Place, Problem, Report, Source, report};
 use banyan_routes::read::ReadCache;
 use banyan_routes::rule_tests::compile_and_test;
+use banyan_routes::state::{State, WayBack, in_force};
 use banyan_routes::support::unsupported;
 use banyan_routes::table::{Route, RouteTable, Stage, Writes};
 use serde::Serialize;
@@ -79,7 +79,10 @@ pub struct Reloader {
     state: Arc<State>,
     /// The same, with the ways back that could not be kept yet.
     served: Arc<State>,
-    unsent: Vec<ChangeAsked>,
+    /// Kept in the notes, so that no restart forgets them.
+    unsent: Vec<WayBack>,
+    /// They are being sent: catching up meanwhile must not send them again.
+    sending: bool,
     state_store: StateStore,
     fleet: Option<Arc<Fleet>>,
     watches: HashMap<Box<str>, ramp::Watch>,
@@ -104,6 +107,7 @@ impl Reloader {
     ) -> Reloader {
         let (state_store, state) = StateStore::open(&settings.state_dir);
         let state = Arc::new(state);
+        let unsent = state_store.noted(changes::UNSENT).unwrap_or_default();
         let routes = state_store.noted(silence::NOTE).unwrap_or_default();
         Reloader {
             rules_dir: settings.rules_dir.clone(),
@@ -118,7 +122,8 @@ impl Reloader {
             kill_files: KillSet::default(),
             served: state.clone(),
             state,
-            unsent: Vec::new(),
+            unsent,
+            sending: false,
             state_store,
             fleet,
             watches: HashMap::new(),
@@ -379,7 +384,7 @@ impl Reloader {
             }
         }
         let before = self.serving.replace(serving.clone());
-        self.served = self.with_unsent();
+        self.served = Arc::new(in_force(&self.state, &self.unsent, &serving.table));
         self.live.publish(Live::new(serving.clone(), self.kills(), self.served.clone()));
         if let Some(fleet) = &self.fleet {
             fleet.serve(serving.table.revision.as_str(), self.state.revision);

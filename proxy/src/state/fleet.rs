@@ -4,8 +4,8 @@
 //! a request, or by a kill; decide anything: a store that is away is an error, and what follows from it is the caller's.
 
 use crate::settings::FleetSettings;
-use crate::state::store::{Last, State};
 use banyan_routes::audit::Entry;
+use banyan_routes::state::{Last, State};
 use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSub};
 use redis::{AsyncConnectionConfig, Client, RedisResult, Script, TlsCertificates};
@@ -89,7 +89,7 @@ pub enum NotKept {
 }
 
 /// What the store holds.
-pub struct Told {
+pub struct Held {
     pub state: State,
     /// All, or those behind the sequence that was asked for.
     pub entries: Vec<Entry>,
@@ -204,7 +204,7 @@ impl Fleet {
     }
 
     /// State, and the entries behind a sequence.
-    pub async fn fetch(&self, behind: u64) -> Result<Told, NotKept> {
+    pub async fn fetch(&self, behind: u64) -> Result<Held, NotKept> {
         let mut link = self.link()?;
         let mut both = redis::pipe();
         both.atomic().hmget(&self.keys[0], &["state", "hash"]).lrange(&self.keys[1], behind as isize, -1);
@@ -214,7 +214,7 @@ impl Fleet {
         let unreadable = |error: serde_json::Error| NotKept::Away(format!("what the store holds: {error}"));
         let state = state.map_or(Ok(State::default()), |text| serde_json::from_str(&text));
         let entries: Result<Vec<Entry>, _> = entries.iter().map(|text| serde_json::from_str(text)).collect();
-        Ok(Told { state: state.map_err(unreadable)?, entries: entries.map_err(unreadable)?, last_hash })
+        Ok(Held { state: state.map_err(unreadable)?, entries: entries.map_err(unreadable)?, last_hash })
     }
 
     /// Puts back what the store has lost; `found` is the revision it came back with.

@@ -4,11 +4,10 @@
 //! what a crash could take back. In a fleet it is the copy that a replica starts from when the fleet's store is away.
 
 use crate::private;
-use banyan_routes::audit::{Entry, START};
-use banyan_routes::life::RouteState;
+use banyan_routes::audit::Entry;
+use banyan_routes::state::{Last, State};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 const FILE: &str = "state.redb";
@@ -19,37 +18,6 @@ const CURRENT: &str = "current";
 const AUDIT: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("audit");
 /// Anything that is kept beside, and may be lost: name -> JSON.
 const NOTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("notes");
-
-/// All that is known beside the rules.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// Counts every change.
-    pub revision: u64,
-    pub routes: BTreeMap<String, RouteState>,
-    /// Kill switches of a whole fleet, as `all`, `group:<name>` and `route:<id>`; those of one replica are files.
-    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub kills: BTreeSet<String>,
-}
-
-/// The end of the chain: where the next entry joins.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Last {
-    pub sequence: u64,
-    pub hash: String,
-}
-
-impl Default for Last {
-    fn default() -> Last {
-        Last { sequence: 0, hash: START.to_owned() }
-    }
-}
-
-impl Last {
-    /// The entry with its place in the chain.
-    pub fn seal(&self, entry: Entry) -> Entry {
-        Entry { sequence: self.sequence + 1, previous: self.hash.clone(), ..entry }.sealed()
-    }
-}
 
 pub struct StateStore {
     database: Result<Database, String>,
@@ -86,14 +54,14 @@ impl StateStore {
         let database = self.database.as_ref().map_err(Clone::clone)?;
         let entry = self.last.seal(entry);
         write(database, state, std::slice::from_ref(&entry), false).map_err(|error| error.to_string())?;
-        self.last = Last { sequence: entry.sequence, hash: entry.hash.clone() };
+        self.last = Last::of(&entry);
         Ok(entry)
     }
 
     /// What a fleet's store has acknowledged: entries that follow ours, or (`anew`) the whole log.
     pub fn adopt(&mut self, state: &State, entries: &[Entry], anew: bool) {
         if let Some(entry) = entries.last() {
-            self.last = Last { sequence: entry.sequence, hash: entry.hash.clone() };
+            self.last = Last::of(entry);
         } else if anew {
             self.last = Last::default();
         }
