@@ -233,10 +233,23 @@ routes:
             turn += 1
             time.sleep(0.004)
 
-    def sides_of(since):
-        """Who was on which side, of those who came after a moment."""
-        wait_for("enough answers", lambda: sum(at > since for at, *_ in answers) > 700, seconds=30)
-        return {user: on for at, user, on, _ in answers if at > since}
+    def sides_of_ten_thousand():
+        """Which of so many keys are on serverless now."""
+        found = [set() for _ in range(4)]
+
+        def ask(part):
+            connection = http.client.HTTPConnection("127.0.0.1", banyan.port, timeout=10)
+            for key in range(part, 10_000, 4):
+                connection.request("GET", f"/api/loyalty/m{key % 97}", headers={"X-User": f"key-{key}"})
+                answer = connection.getresponse()
+                answer.read()
+                if "side=serverless" in answer.headers["x-banyan"]:
+                    found[part].add(key)
+
+        threads = [threading.Thread(target=ask, args=(part,)) for part in range(4)]
+        [it.start() for it in threads]
+        [it.join() for it in threads]
+        return set().union(*found)
 
     clients = [threading.Thread(target=client, args=(number,)) for number in range(4)]
     [it.start() for it in clients]
@@ -246,14 +259,14 @@ routes:
         wait_for("the ramp to reach 25 %", lambda: state().get("share_ppm") == 250_000, seconds=60)
         gate = wait_for("the approval to be missed", lambda: [it for it in banyan.api("/api/v1/routes/r")[1]["gate"]["reasons"] if it["gate"] == "approvals"], seconds=20)
         assert "0 of 1" in gate[0]["text"] and banyan.metric("banyan_gate", route="r", gate="approvals", verdict="hold") == 1
-        before = sides_of(time.monotonic())
+        before = sides_of_ten_thousand()
         airline.faults("serverless", {"prefix": "/api/loyalty", "status": 500})
         broke = time.monotonic()
         wait_for("the rollback", lambda: state().get("rolled_back"), seconds=15)
         took = time.monotonic() - broke
         back = time.monotonic() + 0.1
         time.sleep(1)
-        assert not [1 for at, _, on, _ in answers if at > back and on], "nobody is sent there any more"
+        assert not [1 for at, _, on, _ in answers if at > back and on] and not sides_of_ten_thousand(), "nobody is sent there any more"
         entries = audit(banyan)
         assert [(it["actor"], it["action"]) for it in entries] == [("controller", "promote"), ("controller", "promote"), ("controller", "rollback")]
         assert "error_rate" in entries[-1]["reason"] and took < 15
@@ -262,9 +275,8 @@ routes:
         airline.faults("serverless")
         change(banyan, "resume")
         wait_for("25 % again", lambda: state().get("share_ppm") == 250_000, seconds=60)
-        again = sides_of(time.monotonic())
-        both = before.keys() & again.keys()
-        assert len(both) > 300 and {user for user in both if before[user]} == {user for user in both if again[user]}
+        again = sides_of_ten_thousand()
+        assert 2_200 < len(before) < 2_800 and again == before
     finally:
         running[0] = False
         [it.join(20) for it in clients]
