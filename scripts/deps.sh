@@ -10,7 +10,7 @@ what=${1:-build}
 # command -> Debian package
 need=(cmake:cmake cc:build-essential make:build-essential)
 if [ "$what" != build ]; then
-  need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus redis-server:redis-server python3:python3 unshare:util-linux pgrep:procps node:nodejs npm:npm chromium:chromium)
+  need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus redis-server:redis-server python3:python3 unshare:util-linux ip:iproute2 pgrep:procps node:nodejs npm:npm chromium:chromium)
 fi
 if [ "$what" = bench ]; then
   need+=(haproxy:haproxy valgrind:valgrind)
