@@ -229,13 +229,16 @@ impl Way<'_> {
         if replica.lately.len() > 10 {
             replica.lately.remove(0);
         }
-        let add = |all: Outcomes, it: &Outcomes| Outcomes {
-            requests: [0, 1].map(|at| all.requests[at] + it.requests[at]),
-            failed: [0, 1].map(|at| all.failed[at] + it.failed[at]),
-            ..all
-        };
         replica.since = add(replica.since, &now);
         (replica.since, replica.lately.iter().fold(Outcomes::default(), add))
+    }
+}
+
+fn add(all: Outcomes, it: &Outcomes) -> Outcomes {
+    Outcomes {
+        requests: [0, 1].map(|at| all.requests[at] + it.requests[at]),
+        failed: [0, 1].map(|at| all.failed[at] + it.failed[at]),
+        ..all
     }
 }
 
@@ -283,14 +286,14 @@ fn run(seed: u64, table: &RouteTable) -> Ended {
             ended.lost += usize::from(old.state.revision < way.store.state.revision);
             way.store = Store { lease: None, ..old.clone() };
         }
-        for who in 0..count {
+        for (who, went_back) in rolled_back_here.iter_mut().enumerate() {
             way.beat(who);
             let failing =
                 if second >= breaks_at && fails_at.is_none_or(|only| only == who) { 0.4 } else { 0.001 };
             let (since_change, lately) = way.traffic(who, failing);
             let replica = &way.replicas[who];
             let state = replica.of_route(table);
-            if rolled_back_here[who].is_some() {
+            if went_back.is_some() {
                 assert!(
                     state.rolled_back && state.share_ppm == 0,
                     "seed {seed}, second {second}: a way back was taken back"
@@ -330,7 +333,7 @@ fn run(seed: u64, table: &RouteTable) -> Ended {
                         state.rolled_back,
                         "seed {seed}: a rollback has to land where it is judged, store or not"
                     );
-                    rolled_back_here[who] = Some(second);
+                    *went_back = Some(second);
                     // The worst moment for a store to forget: nobody else has heard of it, and who has is cut off.
                     if !calm && way.rng.random_bool(0.3) {
                         ended.lost += 1;
