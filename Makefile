@@ -19,9 +19,10 @@ build:
 	@scripts/deps.sh build
 	$(CARGO) build --locked
 
+# Laid out by a profile of a training run where llvm-profdata is there; BANYAN_PGO=off for half the time.
 release:
 	@scripts/deps.sh build
-	$(CARGO) build --locked --release -p banyan
+	@CARGO=$(CARGO) scripts/release.sh
 
 deps:
 	@scripts/deps.sh test

@@ -5,10 +5,12 @@
 use crate::access_log::LogSender;
 use crate::admin::Admin;
 use crate::admin::access::HotTokens;
+use crate::api_keys::HotKeys;
 use crate::certificates::{HotCertificate, client_verifier};
 use crate::control::{Control, ControlLoop, Request, Signals, Stop};
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
+use crate::front::Front;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, keep};
@@ -30,10 +32,10 @@ use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::listening::Service as ListeningService;
-use pingora_proxy::ProxyServiceBuilder;
+use pingora_proxy::http_proxy;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
@@ -102,6 +104,8 @@ pub fn start(
     let discovery = Arc::new(Discovery::default());
     let tokens = settings.tokens.as_deref().map(HotTokens::load).transpose();
     let tokens = tokens.map_err(|error| anyhow!("admin.tokens: {error}"))?.map(Arc::new);
+    let api_keys = settings.api_keys.as_deref().map(HotKeys::load).transpose();
+    let api_keys = api_keys.map_err(|error| anyhow!("api_keys: {error}"))?.map(Arc::new);
     let first = control_runtime.block_on(async {
         let signals = Signals::install()?;
         let supplies = Arc::new(Supplies::new(&settings.aws, metrics.clone(), POOL_CONNECTIONS));
@@ -127,9 +131,10 @@ pub fn start(
         return Ok(Started::Refused(outcome, sources));
     }
     let (hot, hup_log) = (certificates.clone(), log.clone());
-    let hup_tokens = tokens.clone();
+    let (hup_tokens, hup_keys) = (tokens.clone(), api_keys.clone());
     let on_hup = move || {
         hup_tokens.iter().for_each(|tokens| tokens.reload());
+        hup_keys.iter().for_each(|keys| keys.reload());
         hot.iter().flatten().for_each(|certificate| certificate.reload());
         hup_log.reopen();
     };
@@ -169,6 +174,7 @@ pub fn start(
         supplies,
         shadow,
         discovery,
+        api_keys,
         fleet,
         evidence: store,
     });
@@ -210,13 +216,14 @@ fn server(
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
+    let places = Arc::new(AtomicUsize::new(0));
     let service = |name: String, h2c: bool| {
         let mut options = HttpServerOptions::default();
         options.h2c = h2c;
-        ProxyServiceBuilder::new(&server.configuration, Service(shared.clone()))
-            .name(name)
-            .server_options(options)
-            .build()
+        let mut proxy = http_proxy(&server.configuration, Service(shared.clone()));
+        proxy.server_options = Some(options);
+        let front = Front { proxy: Arc::new(proxy), shared: shared.clone(), places: places.clone() };
+        ListeningService::new(name, front)
     };
     // One service for all listeners but h2c ones, so that they share one pool of connections to the backends.
     let mut main = service("proxy".into(), false);

@@ -105,6 +105,11 @@ pub struct Changed {
     pub kept: bool,
     /// Of the state, now.
     pub state_revision: u64,
+    /// The part of the keys that goes to serverless, before and after.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before_share_ppm: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub after_share_ppm: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub before: Option<RouteState>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -142,5 +147,7 @@ pub enum NotChanged {
     Refused(Refused),
     /// It could not be kept.
     Store(String),
+    /// The store did not say in time whether it keeps it.
+    Unsure(String),
     NoRules,
 }

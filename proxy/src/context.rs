@@ -70,6 +70,8 @@ pub struct Context {
     /// What made the last try fail.
     pub failed: Option<banyan_routes::terms::FailureKind>,
     pub upgrade: bool,
+    /// Its body is a stream of messages (gRPC), whose time is the application's.
+    pub messages: bool,
     pub request_bytes: u64,
     pub response_bytes: u64,
     pub first_byte: Option<Duration>,
@@ -130,6 +132,7 @@ impl Context {
             other_addresses: 0,
             failed: None,
             upgrade: false,
+            messages: false,
             request_bytes: 0,
             response_bytes: 0,
             first_byte: None,

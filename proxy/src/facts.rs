@@ -122,6 +122,13 @@ pub fn is_websocket(request: &RequestHeader) -> bool {
             .any(|token| token.trim().eq_ignore_ascii_case("upgrade"))
 }
 
+/// Messages over one long body.
+pub fn is_grpc(request: &RequestHeader) -> bool {
+    let kind = request.headers.get(header::CONTENT_TYPE);
+    request.version == Version::HTTP_2
+        && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// The facts of a request. `path` comes apart because the framework may have rewritten the URI's own.
 pub fn facts<'a>(
     request: &'a RequestHeader,

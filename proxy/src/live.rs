@@ -8,6 +8,7 @@ use crate::ceiling::CeilingGuard;
 use crate::evidence::{Evidence, Kept};
 use crate::lambda::usage::{Figures, Usage};
 use crate::metrics::{Metrics, RouteMetrics};
+use crate::rate::RateGuard;
 use crate::silence::Silence;
 use crate::state::kill::KillSet;
 use crate::targets::backend::RunningBackend;
@@ -35,6 +36,8 @@ pub struct Serving {
     pub identities: Vec<u64>,
     /// In the same order.
     pub ceilings: Vec<Option<Arc<CeilingGuard>>>,
+    /// In the same order.
+    pub limits: Vec<Option<Arc<RateGuard>>>,
 }
 
 /// What a route needs while it runs.

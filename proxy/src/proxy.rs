@@ -3,6 +3,7 @@
 //! Input: made once at boot. Output: shared by reference with every service. Must not: change.
 
 use crate::access_log::LogSender;
+use crate::api_keys::HotKeys;
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::live::LiveTable;
@@ -25,6 +26,8 @@ pub struct Shared {
     pub supplies: Arc<Supplies>,
     pub shadow: ShadowQueue,
     pub discovery: Arc<Discovery>,
+    /// Of clients, for routes that require one.
+    pub api_keys: Option<Arc<HotKeys>>,
     /// `None`: state is this process's own.
     pub fleet: Option<Arc<Fleet>>,
     pub evidence: Arc<EvidenceStore>,

@@ -46,6 +46,10 @@ impl Silence {
         if self.looked_unix_s > 0 && now_unix_s.saturating_sub(self.looked_unix_s) > AWAY_MAX_S {
             *self = Silence { retired: self.retired, ..Silence::from(now_unix_s) };
         }
+        if self.retired && !retired {
+            // It came back, and has everything to prove anew.
+            *self = Silence { counted: self.counted, ..Silence::from(now_unix_s) };
+        }
         let before = self.counted.replace(count).unwrap_or(count);
         if count > before {
             self.legacy_requests += count - before;

@@ -150,7 +150,8 @@ pub fn key_of<'a>(cohort: &'a Cohort, facts: &RequestFacts<'a>) -> Option<(&'a K
     sources.into_iter().find_map(|source| value_of(source, facts).map(|value| (source, value)))
 }
 
-fn value_of<'a>(source: &KeySource, facts: &RequestFacts<'a>) -> Option<Cow<'a, [u8]>> {
+/// What a request holds where a source says.
+pub fn value_of<'a>(source: &KeySource, facts: &RequestFacts<'a>) -> Option<Cow<'a, [u8]>> {
     let value = match source {
         KeySource::Cookie(name) => Cow::Borrowed(facts.cookie(name)?.as_bytes()),
         KeySource::Header(name) => Cow::Borrowed(facts.headers.get(name.as_str())?.as_bytes()),

@@ -5,19 +5,25 @@
 
 use http::Method;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 /// Different segments at one place beyond which they are taken for values of a parameter.
 const VALUES_MAX: usize = 12;
+/// One part in so many of a place's requests makes a word of a segment.
+const WORD_PART: u64 = 20;
 const DEPTH_MAX: usize = 12;
 /// Of all; what comes to a full tree is only counted.
 const NODES_MAX: usize = 20_000;
+/// Of an id, before its number.
+const STEM_MAX: usize = 48;
 /// In the report, the most frequent first.
 const TEMPLATES_MAX: usize = 500;
 
 #[derive(Default)]
 struct Node {
+    /// Requests that came this way.
+    seen: u64,
     /// Requests that end here, by method.
     methods: BTreeMap<String, u64>,
     children: BTreeMap<String, Node>,
@@ -62,6 +68,7 @@ impl Unclaimed {
         }
         let mut node = self.hosts.entry(host.to_ascii_lowercase()).or_default();
         for segment in path.split('/').skip(1).take(DEPTH_MAX) {
+            node.seen += 1;
             let known = node.children.contains_key(segment);
             if !known && (is_value(segment) || node.varies) {
                 self.nodes += usize::from(node.any.is_none());
@@ -75,12 +82,16 @@ impl Unclaimed {
                 }
                 self.nodes += 1;
                 if node.children.len() + 1 > VALUES_MAX {
-                    // So many different ones are values: what was under each goes under one.
+                    // So many different ones are values; those that have much of the traffic are words all the same.
                     let mut any = node.any.take().map_or_else(Node::default, |any| *any);
-                    for (_, child) in std::mem::take(&mut node.children) {
-                        any.absorb(child);
-                    }
-                    self.nodes -= VALUES_MAX.min(self.nodes);
+                    let all = node.seen;
+                    let (words, values): (BTreeMap<_, _>, BTreeMap<_, _>) =
+                        std::mem::take(&mut node.children)
+                            .into_iter()
+                            .partition(|(_, child)| child.seen * WORD_PART >= all && child.seen > 1);
+                    node.children = words;
+                    self.nodes -= values.len().min(self.nodes);
+                    values.into_values().for_each(|child| any.absorb(child));
                     node.any = Some(Box::new(any));
                     node.varies = true;
                     node = node.any.get_or_insert_default();
@@ -89,24 +100,29 @@ impl Unclaimed {
             }
             node = node.children.entry(segment.to_owned()).or_default();
         }
+        node.seen += 1;
         *node.methods.entry(method.to_owned()).or_default() += 1;
     }
 
-    /// The most frequent first.
-    pub fn templates(&self) -> Vec<Template> {
+    /// The most frequent first; their rules get ids that are not `taken`.
+    pub fn templates(&self, taken: impl Fn(&str) -> bool) -> Vec<Template> {
         let mut all = Vec::new();
-        let mut ids = BTreeSet::new();
         for (host, root) in &self.hosts {
-            root.collect(host, String::new(), &mut Vec::new(), &mut all, &mut ids);
+            root.collect(host, String::new(), &mut Vec::new(), &mut all);
         }
         all.sort_by(|a, b| b.requests.cmp(&a.requests).then_with(|| a.path.cmp(&b.path)));
         all.truncate(TEMPLATES_MAX);
+        let mut ids = BTreeMap::new();
+        for template in &mut all {
+            template.rule = rule(&template.host, &template.path, &template.methods, &mut ids, &taken);
+        }
         all
     }
 }
 
 impl Node {
     fn absorb(&mut self, other: Node) {
+        self.seen += other.seen;
         for (method, count) in other.methods {
             *self.methods.entry(method).or_default() += count;
         }
@@ -118,33 +134,25 @@ impl Node {
         }
     }
 
-    fn collect(
-        &self,
-        host: &str,
-        path: String,
-        names: &mut Vec<String>,
-        all: &mut Vec<Template>,
-        ids: &mut BTreeSet<String>,
-    ) {
+    fn collect(&self, host: &str, path: String, names: &mut Vec<String>, all: &mut Vec<Template>) {
         if !self.methods.is_empty() {
             let shown = if path.is_empty() { "/".to_owned() } else { path.clone() };
             let methods: Vec<String> = self.methods.keys().cloned().collect();
-            let rule = rule(host, &shown, &methods, ids);
             all.push(Template {
                 host: host.to_owned(),
                 path: shown,
                 requests: self.methods.values().sum(),
                 methods,
-                rule,
+                rule: String::new(),
             });
         }
         for (segment, child) in &self.children {
-            child.collect(host, format!("{path}/{segment}"), names, all, ids);
+            child.collect(host, format!("{path}/{segment}"), names, all);
         }
         if let Some(any) = &self.any {
             let name = name_after(path.rsplit('/').next().unwrap_or_default(), names);
             names.push(name.clone());
-            any.collect(host, format!("{path}/{{{name}}}"), names, all, ids);
+            any.collect(host, format!("{path}/{{{name}}}"), names, all);
             names.pop();
         }
     }
@@ -183,7 +191,14 @@ fn name_after(before: &str, taken: &[String]) -> String {
     name
 }
 
-fn rule(host: &str, path: &str, methods: &[String], ids: &mut BTreeSet<String>) -> String {
+/// `ids` counts how often each stem was used: asking for the next free one by one would be quadratic.
+fn rule(
+    host: &str,
+    path: &str,
+    methods: &[String],
+    ids: &mut BTreeMap<String, u32>,
+    taken: &impl Fn(&str) -> bool,
+) -> String {
     let fixed = path.split('/').filter(|segment| !segment.contains('{'));
     let mut stem: String = fixed
         .flat_map(|segment| segment.split(['-', '.', '_']))
@@ -197,12 +212,17 @@ fn rule(host: &str, path: &str, methods: &[String], ids: &mut BTreeSet<String>) 
     if path.ends_with('}') {
         stem.push_str("-one");
     }
-    let mut id = stem.clone();
-    let mut number = 2;
-    while !ids.insert(id.clone()) {
-        id = format!("{stem}-{number}");
-        number += 1;
-    }
+    stem.truncate(STEM_MAX);
+    let id = loop {
+        let count = ids.entry(stem.clone()).or_default();
+        *count += 1;
+        let id = if *count == 1 { stem.clone() } else { format!("{stem}-{count}") };
+        // `a-2` may be a path of its own.
+        let is_free = *count == 1 || !ids.contains_key(&id);
+        if is_free && !taken(&id) {
+            break id;
+        }
+    };
     let methods: Vec<&str> = methods.iter().map(String::as_str).filter(|method| *method != "OTHER").collect();
     let mut text = format!("- id: {id}\n  match: {{");
     if !host.is_empty() {
@@ -225,7 +245,7 @@ mod tests {
         for (method, path) in paths {
             unclaimed.see("shop.example:8080", &method, &path);
         }
-        unclaimed.templates()
+        unclaimed.templates(|id| id == "default")
     }
 
     #[test]
@@ -269,7 +289,7 @@ mod tests {
             );
         }
         assert!(unclaimed.nodes <= NODES_MAX, "{}", unclaimed.nodes);
-        assert!(unclaimed.templates().len() <= TEMPLATES_MAX && unclaimed.not_kept > 0);
+        assert!(unclaimed.templates(|_| false).len() <= TEMPLATES_MAX && unclaimed.not_kept > 0);
         assert_eq!(unclaimed.seen, 200_000);
     }
 }

@@ -104,6 +104,10 @@ pub enum Refused {
     },
     /// The last step is reached; what comes next is another stage, in the rules.
     LastStep,
+    /// More than the rules approve.
+    OverSteps {
+        last: SharePpm,
+    },
     /// It is so already.
     Already,
     NotHeld,
@@ -127,6 +131,7 @@ impl Refused {
             Refused::Frozen { .. } => "frozen",
             Refused::Approvals { .. } => "approvals",
             Refused::LastStep => "last_step",
+            Refused::OverSteps { .. } => "over_steps",
             Refused::Already => "already",
             Refused::NotHeld => "not_held",
             Refused::NothingToApprove => "nothing_to_approve",
@@ -149,6 +154,7 @@ impl fmt::Display for Refused {
                 write!(f, "the step at {share} has {have} of {need} approvals")
             }
             Refused::LastStep => f.write_str("the last step is reached; the next stage is set in the rules"),
+            Refused::OverSteps { last } => write!(f, "the last step of the rules is {last}"),
             Refused::Already => f.write_str("it is so already"),
             Refused::NotHeld => f.write_str("it is neither held nor rolled back"),
             Refused::NothingToApprove => f.write_str("no step that is left needs an approval"),
@@ -175,8 +181,11 @@ impl RouteState {
             _ if self.rolled_back => SharePpm::ZERO,
             // The last keys stay, so that what ails both sides is not blamed on one.
             Stage::Ramp => {
-                let control = route.ramp.as_ref().map_or(0, |rule| rule.control.get());
-                self.share().min(SharePpm::new(PPM - control).unwrap_or(SharePpm::ALL))
+                let Some(rule) = &route.ramp else { return SharePpm::ZERO };
+                // Never more than this replica's rules approve, whatever another one's did.
+                let last = rule.steps.last().map_or(SharePpm::ZERO, |step| step.at);
+                let most = SharePpm::new(PPM - rule.control.get()).unwrap_or(SharePpm::ALL);
+                self.share().min(last).min(most)
             }
             Stage::Legacy | Stage::Shadow | Stage::Canary(_) | Stage::Serverless | Stage::Retired => {
                 route.stage.share()
@@ -205,6 +214,10 @@ impl RouteState {
                     return Err(Refused::Already);
                 }
                 if share > self.share() {
+                    let last = ramp(route)?.steps.last().map_or(SharePpm::ZERO, |step| step.at);
+                    if share > last {
+                        return Err(Refused::OverSteps { last });
+                    }
                     self.may_raise(route, table, asked, share)?;
                 }
                 next.share_ppm = share.get();

@@ -105,6 +105,8 @@ pub enum Reason {
     Webhook {
         said: String,
     },
+    /// Who is asked before a raise has not answered yet.
+    WebhookAsked,
     /// Another replica raises shares.
     Follower,
     /// The fleet's store cannot be reached: nothing is raised.
@@ -130,7 +132,7 @@ impl Reason {
             Reason::Ceiling => "ceiling",
             Reason::ColdStarts => "cold_starts",
             Reason::Group { .. } => "group",
-            Reason::Webhook { .. } => "webhook",
+            Reason::Webhook { .. } | Reason::WebhookAsked => "webhook",
             Reason::Follower => "follower",
             Reason::StoreAway => "store",
             Reason::Refused(why) => why.code(),
@@ -147,6 +149,7 @@ impl Reason {
                 | Reason::TooEarly { .. }
                 | Reason::TooFewRequests { .. }
                 | Reason::ColdStarts
+                | Reason::WebhookAsked
                 | Reason::Follower
                 | Reason::Refused(Refused::LastStep | Refused::Held { .. } | Refused::RolledBack)
         )
@@ -185,6 +188,7 @@ impl fmt::Display for Reason {
             Reason::Ceiling => f.write_str("the ceiling is reached; the surplus goes to legacy"),
             Reason::ColdStarts => f.write_str("the share has just changed; instances are being started"),
             Reason::Webhook { said } => write!(f, "a webhook has not agreed: {said}"),
+            Reason::WebhookAsked => f.write_str("a webhook is asked"),
             Reason::Follower => f.write_str("another replica is the controller"),
             Reason::StoreAway => f.write_str("the fleet's store cannot be reached"),
             Reason::Group { route } => write!(f, "`{route}` of the same group does not go along"),

@@ -67,7 +67,13 @@ pub enum BackScope {
 pub fn in_force(state: &State, unsent: &[WayBack], table: &RouteTable) -> State {
     let mut all = state.clone();
     for back in unsent {
-        let BackScope::Rollback { route: id } = &back.scope else { continue };
+        let id = match &back.scope {
+            BackScope::Rollback { route } => route,
+            BackScope::Kill { scope } => {
+                all.kills.insert(scope.clone());
+                continue;
+            }
+        };
         let Some(at) = table.by_id.get(id.as_str()) else { continue };
         let by =
             Asked { actor: &back.actor, reason: &back.reason, at_unix_s: 0, frozen: None, headroom: None };
@@ -118,12 +124,13 @@ pub fn heard(state: &State, last: &Last, told: &Told<'_>, ours: impl FnOnce() ->
     }
 }
 
-/// Ways back of our log that a log taken over instead does not have, and nobody had lifted. A log that shares no beginning with ours is
-/// another fleet's, and our past is none of its business.
-pub fn forgotten(ours: &[Entry], theirs: &[Entry]) -> Vec<WayBack> {
+/// Ways back of our log that a log taken over instead does not have, and nobody had lifted. To who has not been of this fleet yet
+/// (`member`), a log without a common beginning is another fleet's, and our past is none of its business.
+pub fn forgotten(ours: &[Entry], theirs: &[Entry], member: bool) -> Vec<WayBack> {
     let common = ours.iter().zip(theirs).take_while(|(a, b)| a.hash == b.hash).count();
     let mut lost: Vec<WayBack> = Vec::new();
-    for entry in ours.iter().skip(if common == 0 { ours.len() } else { common }) {
+    let others = common == 0 && !member;
+    for entry in ours.iter().skip(if others { ours.len() } else { common }) {
         let rollback = || BackScope::Rollback { route: entry.scope.clone() };
         let kill = || BackScope::Kill { scope: entry.scope.clone() };
         let (scope, on) = match entry.action.as_str() {

@@ -64,8 +64,7 @@ impl Found<'_> {
         let before = self.problems.len();
         let at = |field: &str| format!("routes[{position}].{field}{KEY}");
         let fields = [
-            (route.require.is_some(), "require", "checking who calls"),
-            (route.limit.is_some(), "limit", "rate limits"),
+            (route.require.as_ref().is_some_and(|it| it.jwt.is_some()), "require.jwt", "verified tokens"),
             (route.priority.is_some(), "priority", "priorities under overload"),
         ];
         for (used, field, what) in fields {

@@ -232,6 +232,25 @@ impl Freeze {
     }
 }
 
+/// How much one key may bring.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LimitRule {
+    pub key: KeySource,
+    pub count: u64,
+    pub per_secs: u32,
+    /// At once.
+    pub burst: u32,
+}
+
+/// Who may call.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RequireRule {
+    /// With a key of this plan.
+    pub plan: Option<Box<str>>,
+    /// With a certificate that the listener has verified.
+    pub client_cert: bool,
+}
+
 /// One route, compiled.
 #[derive(Clone, Debug)]
 pub struct Route {
@@ -255,6 +274,8 @@ pub struct Route {
     pub shadow: Option<Box<ShadowRule>>,
     /// Set in stage `ramp`.
     pub ramp: Option<Box<RampRule>>,
+    pub limit: Option<Box<LimitRule>>,
+    pub require: Option<Box<RequireRule>>,
     /// A rollback is refused.
     pub point_of_no_return: bool,
     /// How long legacy has to be silent before stage `retired`.

@@ -99,7 +99,7 @@ impl Replica {
                 self.log.extend(entries);
             }
             Heard::Another => {
-                self.unsent.extend(forgotten(&self.log, &store.log));
+                self.unsent.extend(forgotten(&self.log, &store.log, true));
                 self.state = store.state.clone();
                 self.log = store.log.clone();
             }

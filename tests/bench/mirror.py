@@ -62,6 +62,18 @@ def nginx(folder, shadow, legacy, port_of_shadow):
     return Running(f"nginx-{shadow}", nginx_conf(folder, f"nginx-{shadow}", servers), port, PROXY_CORE, folder)
 
 
+def nginx_manual(folder, shadow, legacy, port_of_shadow):
+    """As its manual mirrors a request without its body. Headers set in a location replace those set around it, so that each mirrored request says
+    `Connection: close` and has a connection of its own: what one gets who does not know that."""
+    port = lease()
+    servers = (
+        f"upstream u {{ server 127.0.0.1:{legacy}; keepalive 1024; keepalive_requests 1000000000; }}\nupstream s {{ server 127.0.0.1:{port_of_shadow}; keepalive 1024; keepalive_requests 1000000000; }}\n"
+        f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;\n'
+        f"server {{ listen 127.0.0.1:{port} backlog=8192; location / {{ mirror /m; mirror_request_body off; proxy_pass http://u; }} "
+        f'location = /m {{ internal; proxy_pass_request_body off; proxy_set_header Content-Length ""; proxy_pass http://s$request_uri; }} }}')
+    return Running(f"nginx-manual-{shadow}", nginx_conf(folder, f"nginx-manual-{shadow}", servers), port, PROXY_CORE, folder)
+
+
 def envoy(folder, shadow, legacy, port_of_shadow):
     port = lease()
     address = lambda p: {"socket_address": {"address": "127.0.0.1", "port_value": p}}
@@ -141,6 +153,7 @@ def mirror(folder, args, report):
     slow_process = Running("slow", [sys.executable, pathlib.Path(__file__).resolve(), slow], slow, LOAD_CORE, folder)
     ports = {"none": fast, "fast": fast, "slow": slow, "dead": dead}
     running = {f"{name} {shadow}": make(folder, shadow, legacy, ports[shadow]) for shadow in SHADOWS for name, make in (("nginx", nginx), ("envoy", envoy), ("banyan", banyan))}
+    running["nginx by-manual"] = nginx_manual(folder, "fast", legacy, fast)
     # With a slow mirror it does not keep up with anything.
     running["nginx slow"].may_fail = True
     try:

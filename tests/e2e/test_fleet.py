@@ -225,6 +225,48 @@ class RedisAgain(Redis):
         super().__init__(before.folder, before.port)
 
 
+def test_a_store_that_hangs_does_nothing_later(start, fleet):
+    """Stopped in the middle: what it was told meanwhile was refused, and stays so when it goes on."""
+    redis = start(Redis)
+    replicas = fleet(redis, count=2)
+    change(replicas[0], "promote")
+    redis.popen.send_signal(signal.SIGSTOP)
+    try:
+        refused = change(replicas[0], "promote", expect=503)
+        assert refused["title"] == "not known to be kept"
+        killed = replicas[1].api("/api/v1/kill", "POST", {"scope": "other"})[1]
+        assert killed["kept"] is False and "reason=kill" in side(replicas[1], "/other")
+        begun = time.monotonic()
+        (replicas[0].state / "KILL.r").touch()
+        wait_for("a kill by file", lambda: "reason=kill" in side(replicas[0], "/r"), seconds=5)
+        assert time.monotonic() - begun < 2, "whatever the store does"
+    finally:
+        redis.popen.send_signal(signal.SIGCONT)
+    wait_for("the kill everywhere", lambda: "reason=kill" in side(replicas[0], "/other"))
+    wait_for("all to be kept", lambda: told(replicas[1])["store"] == {**told(replicas[1])["store"], "up": True, "unsent": 0})
+    assert [it["action"] for it in audit(replicas[0])] == ["promote", "kill"], "the raise that was refused has not come"
+    assert all(it.api("/api/v1/routes/r")[1]["state"]["share_ppm"] == 10_000 for it in replicas)
+    assert (replicas[0].state / "KILL.r").exists(), "a file that a person made is hers"
+
+
+def test_a_store_that_cannot_be_read_is_away(start, fleet):
+    redis = start(Redis)
+    replicas = fleet(redis, count=2)
+    change(replicas[0], "promote")
+    speak = lambda *args: subprocess.run(["redis-cli", "-p", str(redis.port), *args], check=True, capture_output=True, text=True).stdout.strip()  # noqa: E731
+    whole = speak("HGET", "{banyan}:state", "state")
+    speak("HSET", "{banyan}:state", "state", '{"revision": "from a later version"}', "revision", "7")
+    wait_for("all to say so", lambda: not any(told(it)["store"]["up"] for it in replicas))
+    assert change(replicas[0], "promote", expect=503)["title"] == "not kept, and not changed"
+    assert change(replicas[0], "rollback")["kept"] is False and replicas[0].api("/api/v1/routes/r")[1]["share_ppm"] == 0
+    speak("HSET", "{banyan}:state", "state", whole, "revision", "1")
+    wait_for("the rollback everywhere", lambda: all((it.api("/api/v1/routes/r")[1]["state"] or {}).get("rolled_back") for it in replicas), seconds=20)
+    # Somebody's rubbish among the replicas, and a lease that would never end.
+    speak("HSET", "{banyan}:replicas", "x", "nonsense")
+    speak("SET", "{banyan}:lease", "nobody")
+    wait_for("a controller", lambda: [it for it in replicas if told(it)["store"]["controller"] and told(it)["store"]["up"]], seconds=10)
+
+
 def test_a_replica_that_starts_without_the_store_serves_what_it_knew(start, fleet):
     redis = start(Redis)
     first = fleet(redis, count=1)[0]

@@ -114,6 +114,20 @@ def test_what_forbids_a_raise_is_named_and_nothing_is_half_done(start, origin):
     assert "side=serverless" in header(send(banyan.port, "GET", "/other").headers, "x-banyan")
 
 
+def test_what_is_written_into_the_log_is_one_line_and_a_share_is_one_the_rules_approve(start, origin):
+    banyan = start(Banyan, rules(origin, stage="stage: ramp, ramp: {steps: [1%, 5%]}"))
+    assert change(banyan, "share", expect=409, share="100%")["code"] == "over_steps"
+    for body in ({"reason": "fine\nthe chain is whole"}, {"reason": "\u001b[2J"}, {"actor": "kim\t"}, {"actor": "controller"}):
+        assert change(banyan, "promote", expect=400, **body)["title"] == "not a change", body
+    assert audit(banyan) == []
+    change(banyan, "share", share="5%")
+    banyan.write_rules(rules(origin, stage="stage: ramp, ramp: {steps: [1%, 2%]}"))
+    wait_for("the share to be what is approved", lambda: banyan.api("/api/v1/routes/r")[1]["share_ppm"] == 20_000)
+    banyan.write_rules(rules(origin, stage="stage: canary, share: 50%"))
+    wait_for("the canary", lambda: banyan.api("/api/v1/routes/r")[1]["share_ppm"] == 500_000)
+    assert "50% -> 0%, rolled back" in banyan.cli("rollback", "r", "--yes", "--reason", "drill").stdout
+
+
 def test_kill_switches_by_api_are_files_and_are_written_down(start, origin):
     banyan = start(Banyan, rules(origin, stage="stage: serverless"))
     side = lambda path: header(send(banyan.port, "GET", path).headers, "x-banyan")  # noqa: E731

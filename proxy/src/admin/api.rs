@@ -56,9 +56,10 @@ fn fleet(shared: &Shared) -> Value {
 }
 
 /// What no route claims, as templates.
-pub fn unclaimed(shared: &Shared) -> Value {
+pub fn unclaimed(shared: &Shared, live: &Live) -> Value {
+    let taken = |id: &str| id == "default" || live.serving.table.by_id.contains_key(id);
     let found = shared.discovery.found.lock().unwrap_or_else(PoisonError::into_inner);
-    json!({ "version": 1, "seen": found.seen, "not_kept": found.not_kept, "templates": found.templates() })
+    json!({ "version": 1, "seen": found.seen, "not_kept": found.not_kept, "templates": found.templates(taken) })
 }
 
 pub fn routes(live: &Live) -> Value {

@@ -11,6 +11,7 @@ use crate::metrics::Metrics;
 use crate::settings::Role;
 use banyan_routes::audit::verify;
 use banyan_routes::life::Change;
+use banyan_routes::plan::CONTROLLER;
 use banyan_routes::units::Percent;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -80,6 +81,15 @@ fn asked(id: Option<&str>, action: &str, body: &Value) -> Result<ChangeAsked, St
     if body.reason.len() > TEXT_MAX || body.actor.as_ref().is_some_and(|actor| actor.len() > TEXT_MAX) {
         return Err(format!("`reason` and `actor` hold {TEXT_MAX} bytes at most"));
     }
+    if let Some(field) = [("reason", Some(&body.reason)), ("actor", body.actor.as_ref())]
+        .iter()
+        .find_map(|(name, text)| text.filter(|text| text.contains(char::is_control)).map(|_| name))
+    {
+        return Err(format!("`{field}` holds a control character; expected one line of text"));
+    }
+    if body.actor.as_deref() == Some(CONTROLLER) {
+        return Err(format!("`{CONTROLLER}` is the name of Banyan's own"));
+    }
     let share = || {
         let text =
             body.share.as_deref().ok_or("`share` is missing; expected for example {\"share\": \"25%\"}")?;
@@ -127,6 +137,7 @@ fn refused(why: &NotChanged) -> Answer {
             problem_answer(409, &value)
         }
         NotChanged::Store(error) => problem(503, "not kept, and not changed", error),
+        NotChanged::Unsure(error) => problem(503, "not known to be kept", error),
         NotChanged::NoRules => problem(503, "no valid rule set", "nothing serves yet"),
     }
 }

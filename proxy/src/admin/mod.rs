@@ -96,7 +96,7 @@ impl Admin {
             "openapi.json" => json_answer(200, &openapi::document()),
             "revision" => json_answer(200, &api::revision(&self.shared, &live)),
             "routes" => json_answer(200, &api::routes(&live)),
-            "unclaimed" => json_answer(200, &api::unclaimed(&self.shared)),
+            "unclaimed" => json_answer(200, &api::unclaimed(&self.shared, &live)),
             "backends" => json_answer(200, &api::backends(&self.shared, &live)),
             what @ ("differences" | "proposals") => {
                 let id = parameter(query, "route=");

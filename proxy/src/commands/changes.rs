@@ -37,7 +37,7 @@ pub fn change(client: &AdminClient, id: &str, action: &str, mut body: Value, yes
         let would = if dry_run { "would be " } else { "" };
         say!("{would}done: {action} {scope}, state revision {}", value["state_revision"]);
         if value["after"].is_object() {
-            say!("{} -> {}", state(&value["before"]), state(&value["after"]));
+            say!("{} -> {}", state(&value, "before"), state(&value, "after"));
         }
         if dry_run && value["traffic"].is_object() {
             let of = &value["traffic"];
@@ -60,8 +60,9 @@ fn confirmed(action: &str, scope: &str) -> bool {
 }
 
 /// `25%, held by kim: watching`
-fn state(value: &Value) -> String {
-    let share = value["share_ppm"].as_u64().and_then(|ppm| SharePpm::new(ppm as u32));
+fn state(told: &Value, which: &str) -> String {
+    let value = &told[which];
+    let share = told[format!("{which}_share_ppm")].as_u64().and_then(|ppm| SharePpm::new(ppm as u32));
     let mut text = share.map_or(String::new(), |share| share.to_string());
     if value["rolled_back"] == json!(true) {
         text.push_str(", rolled back");
@@ -99,7 +100,7 @@ pub fn audit(client: &AdminClient, json: bool) -> Exit {
                     plain(&it["actor"]),
                     plain(&it["action"]),
                     plain(&it["scope"]),
-                    plain(&it["reason"])
+                    plain(&it["reason"]).replace('\n', " ")
                 );
             }
             if verified {

@@ -160,7 +160,8 @@ pub fn table(routes: &[Value]) -> String {
 
 pub fn plain(value: &Value) -> String {
     match value {
-        Value::String(text) => text.clone(),
+        // Nothing that came over the network moves a terminal's cursor.
+        Value::String(text) => text.replace(|c: char| c.is_control() && c != '\n' && c != '\t', "?"),
         Value::Null => "-".into(),
         other => other.to_string(),
     }

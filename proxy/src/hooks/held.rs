@@ -4,6 +4,7 @@
 //! read on when the limit is passed.
 
 use crate::context::Context;
+use crate::hooks::rewrite::rate;
 use crate::proxy::Shared;
 use bytes::{Bytes, BytesMut};
 use http::{Version, header};
@@ -97,6 +98,7 @@ pub async fn read(
         };
         let Some(chunk) = chunk else { break };
         ctx.request_bytes += chunk.len() as u64;
+        rate(ctx, limits)?;
         if ctx.request_bytes > limit {
             return Err(refuse(ctx, 413, over));
         }

@@ -1,6 +1,7 @@
 //! One file per phase of a request; `service` calls them in this order. Hooks adapt, they do not think: what can be decided
 //! without pingora is decided in `banyan-routes`.
 
+pub mod admission;
 pub mod request;
 pub mod again;
 pub mod upstream;

@@ -6,6 +6,7 @@
 use crate::answers::{answer, refuse};
 use crate::context::Context;
 use crate::facts::{self, Client, facts, head_bytes};
+use crate::hooks::admission;
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::shadow::tee::Capture;
@@ -67,6 +68,7 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     ctx.client = Client::new(peer, tls, &request.headers, &shared.settings.trusted_proxies);
     ctx.trace = crate::trace::Trace::begin(request.headers.get("traceparent"));
     ctx.upgrade = facts::is_websocket(session.req_header());
+    ctx.messages = facts::is_grpc(session.req_header());
     // The framework keeps connections for ever after their first request. Only where it is kept at all: setting this turns
     // keep-alive on for HTTP/1.0 clients that did not ask for it.
     if session.get_keepalive().is_some() {
@@ -155,6 +157,11 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     if route.matches.is_empty() {
         shared.metrics.unclaimed.inc();
         shared.discovery.see(host, facts.method, path);
+    }
+    if let Some(denied) = admission::check(shared, &live, found.route, route, &facts, session) {
+        ctx.found = Some(found);
+        ctx.cause = Some(denied.cause);
+        return Next::Answer(denied.status, denied.headers, denied.body);
     }
     let next = match &route.action {
         Action::Forward => side(shared, &live, found.route, &facts, ctx),

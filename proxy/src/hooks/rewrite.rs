@@ -5,12 +5,14 @@
 
 use crate::context::Context;
 use crate::facts::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use crate::settings::Limits;
 use banyan_routes::override_header::OVERRIDE_HEADER;
 use banyan_routes::table::HeaderEdits;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Uri, header};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
+use std::time::Duration;
 
 const FORWARDED: HeaderName = header::FORWARDED;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -144,7 +146,7 @@ fn edit_request(request: &mut RequestHeader, edits: &HeaderEdits) -> Result<()> 
 }
 
 /// Counts a chunk of the request body against the limit, and holds it to the total time.
-pub fn body(ctx: &mut Context, chunk: Option<&bytes::Bytes>, max: u64) -> Result<()> {
+pub fn body(ctx: &mut Context, chunk: Option<&bytes::Bytes>, limits: &Limits) -> Result<()> {
     ctx.request_bytes += chunk.map_or(0, |chunk| chunk.len() as u64);
     if let (Some(capture), Some(chunk)) = (&mut ctx.capture, chunk) {
         capture.request.add(chunk);
@@ -155,9 +157,29 @@ pub fn body(ctx: &mut Context, chunk: Option<&bytes::Bytes>, max: u64) -> Result
         ctx.cause = Some("total_timeout");
         return Err(Error::explain(ErrorType::HTTPStatus(504), "total timeout").into_down());
     }
-    if tunnel || ctx.request_bytes <= max {
+    if tunnel {
+        return Ok(());
+    }
+    if chunk.is_some() {
+        rate(ctx, limits)?;
+    }
+    if ctx.request_bytes <= limits.body_bytes {
         return Ok(());
     }
     ctx.cause = Some("body_too_large");
     Err(Error::explain(ErrorType::HTTPStatus(413), "request body over the limit").into_down())
+}
+
+/// A body that comes a byte at a time holds a place for ever.
+const SLOW_AFTER: Duration = Duration::from_secs(10);
+
+/// Whether the body comes fast enough. A stream of messages has no rate.
+pub fn rate(ctx: &mut Context, limits: &Limits) -> Result<()> {
+    let Some(slowest) = limits.body_rate.filter(|_| !ctx.messages) else { return Ok(()) };
+    let so_far = ctx.started.elapsed();
+    if so_far <= SLOW_AFTER || ctx.request_bytes as f64 >= slowest as f64 * so_far.as_secs_f64() {
+        return Ok(());
+    }
+    ctx.cause = Some("body_rate");
+    Err(Error::explain(ErrorType::HTTPStatus(408), "request body too slow").into_down())
 }

@@ -6,6 +6,7 @@
 use super::Reloader;
 use crate::ceiling::CeilingGuard;
 use crate::live::Serving;
+use crate::rate::RateGuard;
 use banyan_routes::ids::Side;
 use banyan_routes::table::{Route, RouteTable};
 use std::collections::HashMap;
@@ -42,6 +43,20 @@ impl Failures {
 }
 
 impl Reloader {
+    /// The same for limits.
+    pub(super) fn limits(&self, table: &RouteTable) -> Vec<Option<Arc<RateGuard>>> {
+        let known = |route: &Route| {
+            let serving = self.serving.as_ref()?;
+            serving.limits[*serving.table.by_id.get(&route.id)? as usize].clone()
+        };
+        let guard = |route: &Route| {
+            let rule = route.limit.as_deref()?;
+            let kept = known(route).filter(|guard| guard.rule == *rule);
+            Some(kept.unwrap_or_else(|| Arc::new(RateGuard::new(rule))))
+        };
+        table.routes.iter().map(guard).collect()
+    }
+
     /// A guard goes on over a reload, as long as its rule stays.
     pub(super) fn ceilings(&self, table: &RouteTable) -> Vec<Option<Arc<CeilingGuard>>> {
         let known = |route: &Route| {

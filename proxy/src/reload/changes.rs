@@ -11,22 +11,20 @@ use banyan_routes::audit::Entry;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::life::{Asked, Change, Headroom, RouteState};
 use banyan_routes::plan::CONTROLLER;
-use banyan_routes::state::{BackScope, State, WayBack};
+use banyan_routes::state::{BackScope, State};
 use banyan_routes::table::Route;
 use jiff::Timestamp;
 use serde_json::json;
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// In the notes of the state directory.
-pub(super) const UNSENT: &str = "unsent";
-
 /// Others in the fleet may be first, again and again, but not for ever.
-const CONFLICTS_MAX: u32 = 5;
+pub(super) const CONFLICTS_MAX: u32 = 5;
 
 /// A change that was looked at, and not made yet.
-struct Planned {
+pub(super) struct Planned {
     before: Option<RouteState>,
     after: Option<RouteState>,
     state: State,
@@ -34,58 +32,52 @@ struct Planned {
 }
 
 impl Reloader {
-    /// One change beside the rules: checked, kept, and only then in force. A way back is in force whether it can be kept or not.
+    /// One change beside the rules: checked, kept, and only then in force. A way back is in force first, whether it can be kept or not.
     pub async fn change(&mut self, asked: &ChangeAsked) -> Result<Changed, NotChanged> {
+        let planned = self.planned(asked)?;
+        if asked.dry_run {
+            return Ok(self.told(asked, &planned, true));
+        }
+        let kept = match self.way_back(asked) {
+            Some(back) => self.go_back(asked, back).await?,
+            None => self.keep_first(asked).await?,
+        };
+        tracing::warn!(
+            actor = asked.actor,
+            action = asked.what.action(),
+            scope = asked.what.scope(),
+            reason = asked.reason,
+            kept,
+            "state changed"
+        );
+        self.tell_others(asked, &planned);
+        Ok(self.told(asked, &planned, kept))
+    }
+
+    /// `false`: done, and not in the log.
+    async fn keep_first(&mut self, asked: &ChangeAsked) -> Result<bool, NotChanged> {
         for _ in 0..CONFLICTS_MAX {
-            if let Some(result) = self.try_change(asked).await {
-                return result;
+            // Others may have changed what this was planned on.
+            let planned = self.planned(asked)?;
+            let kept = match &asked.what {
+                What::Kill { scope, on } => self.switch(scope, *on, asked, &planned).await,
+                What::Route { .. } => self.keep(asked, &planned).await.map(|()| true),
+            };
+            match kept {
+                Err(NotKept::Conflict) => self.catch_up().await,
+                Err(NotKept::Lease) => {
+                    return Err(NotChanged::Store("another replica is the controller now".into()));
+                }
+                Err(NotKept::Away(error)) => return Err(NotChanged::Store(error)),
+                Err(NotKept::Unknown(error)) => return Err(NotChanged::Unsure(error)),
+                Ok(kept) => return Ok(kept),
             }
-            self.catch_up().await;
         }
         Err(NotChanged::Store("other replicas were first, again and again".into()))
     }
 
-    /// `None`: the fleet's state is not the one this was planned on.
-    async fn try_change(&mut self, asked: &ChangeAsked) -> Option<Result<Changed, NotChanged>> {
-        let planned = match self.planned(asked) {
-            Ok(planned) => planned,
-            Err(why) => return Some(Err(why)),
-        };
-        if asked.dry_run {
-            return Some(Ok(self.told(asked, &planned, true)));
-        }
-        let kept = match &asked.what {
-            What::Kill { scope, on: true } => self.kill(scope, asked, &planned).await,
-            What::Kill { scope, on: false } => self.unkill(scope, asked, &planned).await,
-            What::Route { .. } => match self.keep(asked, &planned).await {
-                Err(NotKept::Away(error)) if is_way_back(asked) => {
-                    self.not_sent(asked, &error);
-                    Ok(false)
-                }
-                other => other.map(|()| true),
-            },
-        };
-        Some(match kept {
-            Err(NotKept::Conflict) => return None,
-            Err(NotKept::Lease) => Err(NotChanged::Store("another replica is the controller now".into())),
-            Err(NotKept::Away(error)) => Err(NotChanged::Store(error)),
-            Ok(kept) => {
-                tracing::warn!(
-                    actor = asked.actor,
-                    action = asked.what.action(),
-                    scope = asked.what.scope(),
-                    reason = asked.reason,
-                    kept,
-                    "state changed"
-                );
-                self.tell_others(asked, &planned);
-                Ok(self.told(asked, &planned, kept))
-            }
-        })
-    }
-
     /// Webhooks, of what has just come into force.
-    fn tell_others(&self, asked: &ChangeAsked, planned: &Planned) {
+    pub(super) fn tell_others(&self, asked: &ChangeAsked, planned: &Planned) {
         let (What::Route { id, change }, Some(before), Some(after)) =
             (&asked.what, &planned.before, &planned.after)
         else {
@@ -111,7 +103,7 @@ impl Reloader {
         self.webhooks.tell(event, &what);
     }
 
-    fn planned(&self, asked: &ChangeAsked) -> Result<Planned, NotChanged> {
+    pub(super) fn planned(&self, asked: &ChangeAsked) -> Result<Planned, NotChanged> {
         let serving = self.serving.as_ref().ok_or(NotChanged::NoRules)?;
         let revision = self.state.revision;
         if asked.if_revision.is_some_and(|wanted| wanted != revision) {
@@ -182,10 +174,20 @@ impl Reloader {
             dry_run: asked.dry_run,
             kept,
             state_revision: self.state.revision,
+            before_share_ppm: self.share_of(asked, &planned.before),
+            after_share_ppm: self.share_of(asked, &planned.after),
             before: planned.before.clone(),
             after: planned.after.clone(),
             traffic,
         }
+    }
+
+    /// In force, whatever the stage: a canary's is in its rule.
+    fn share_of(&self, asked: &ChangeAsked, state: &Option<RouteState>) -> Option<u32> {
+        let What::Route { id, .. } = &asked.what else { return None };
+        let table = &self.serving.as_ref()?.table;
+        let route = table.route(*table.by_id.get(id.as_str())?);
+        Some(state.as_ref()?.effective(route).get())
     }
 
     /// How much of the last hour's traffic would have gone elsewhere.
@@ -223,17 +225,23 @@ impl Reloader {
     }
 
     /// What a way back would bring to the route's legacy backend, where that says what it takes.
-    pub(super) fn headroom(&self, route: &Route) -> Option<Headroom> {
+    fn headroom(&self, route: &Route) -> Option<Headroom> {
+        self.headroom_with(route, &mut HashMap::new())
+    }
+
+    /// The same for many routes: a backend's rate is added up once.
+    pub(super) fn headroom_with(&self, route: &Route, rates: &mut HashMap<u32, u64>) -> Option<Headroom> {
         let serving = self.serving.as_ref()?;
         let backend = route.backend(Side::Legacy)?;
         let capacity_rps = u64::from(serving.table.backend(backend).capacity_rps?);
+        let rate = *rates.entry(backend).or_insert_with(|| self.traffic.rate_of(serving, backend));
         // The others of a fleet have about as much each.
         let replicas = self.fleet.as_ref().map_or(1, |fleet| fleet.replicas().len().max(1)) as u64;
-        Some(Headroom { needs_rps: self.traffic.rate_of(serving, backend) * replicas, capacity_rps })
+        Some(Headroom { needs_rps: rate * replicas, capacity_rps })
     }
 
     /// Into the store, and from there into force.
-    async fn keep(&mut self, asked: &ChangeAsked, planned: &Planned) -> Result<(), NotKept> {
+    pub(super) async fn keep(&mut self, asked: &ChangeAsked, planned: &Planned) -> Result<(), NotKept> {
         match self.fleet.clone() {
             None => {
                 let kept = self.state_store.commit(&planned.state, planned.entry.clone());
@@ -242,7 +250,8 @@ impl Reloader {
             Some(fleet) => {
                 let entry = self.state_store.last().seal(planned.entry.clone());
                 // A way back needs nobody's leave.
-                let as_leader = asked.actor == CONTROLLER && !is_way_back(asked);
+                let is_back = matches!(asked.what, What::Route { change: Change::Rollback, .. });
+                let as_leader = asked.actor == CONTROLLER && !is_back;
                 fleet.commit(self.state.revision, &planned.state, &entry, as_leader).await?;
                 self.state_store.adopt(&planned.state, &[entry], false);
             }
@@ -252,42 +261,28 @@ impl Reloader {
         Ok(())
     }
 
-    /// At once by its file; kept, and passed on, afterwards.
-    async fn kill(&mut self, scope: &Scope, asked: &ChangeAsked, planned: &Planned) -> Result<bool, NotKept> {
-        self.turn(scope, true)?;
-        match self.keep(asked, planned).await {
-            Ok(()) => {
-                if self.fleet.is_some() {
-                    // The fleet's state is the switch from now on: any replica can lift it.
-                    self.turn(scope, false)?;
-                }
-                Ok(true)
-            }
-            Err(NotKept::Away(error)) => {
-                self.not_sent(asked, &error);
-                Ok(false)
-            }
-            Err(other) => Err(other),
-        }
-    }
-
-    async fn unkill(
+    /// The kill switch of this replica is a file; the log is told, and takes nothing back.
+    async fn switch(
         &mut self,
         scope: &Scope,
+        on: bool,
         asked: &ChangeAsked,
         planned: &Planned,
     ) -> Result<bool, NotKept> {
-        if self.state.kills.iter().any(|kill| scope.names(kill)) {
+        let lifts = |kill: &String| scope.names(kill);
+        if !on && self.state.kills.iter().any(lifts) {
+            // The fleet's: no replica lifts it alone.
             self.keep(asked, planned).await?;
             self.turn(scope, false)?;
             return Ok(true);
         }
-        self.turn(scope, false)?;
-        self.unsent.retain(|back| back.scope != BackScope::Kill { scope: scope.to_string() });
-        self.keep_unsent();
+        self.turn(scope, on)?;
+        if !on {
+            self.forget(&BackScope::Kill { scope: scope.to_string() });
+        }
         match self.keep(asked, planned).await {
-            Err(NotKept::Away(error)) => {
-                tracing::error!(error, "a lifted kill switch could not be put into the audit log");
+            Err(NotKept::Away(error) | NotKept::Unknown(error)) => {
+                tracing::error!(error, "a kill switch could not be put into the audit log");
                 Ok(false)
             }
             other => other.map(|()| true),
@@ -295,7 +290,7 @@ impl Reloader {
     }
 
     /// The file is the switch of this replica.
-    fn turn(&mut self, scope: &Scope, on: bool) -> Result<(), NotKept> {
+    pub(super) fn turn(&mut self, scope: &Scope, on: bool) -> Result<(), NotKept> {
         let Some(serving) = &self.serving else { return Ok(()) };
         let Some(file) = scope.file(&serving.table, &self.kills()) else { return Ok(()) };
         let file = self.state_dir.join(file);
@@ -304,63 +299,9 @@ impl Reloader {
         Ok(())
     }
 
-    /// In force here; kept with the store's return.
-    fn not_sent(&mut self, asked: &ChangeAsked, error: &str) {
-        tracing::error!(
-            error,
-            action = asked.what.action(),
-            scope = asked.what.scope(),
-            "in force on this replica only, and kept when the store is back"
-        );
-        let scope = match &asked.what {
-            What::Route { id, .. } => BackScope::Rollback { route: id.clone() },
-            What::Kill { scope, .. } => BackScope::Kill { scope: scope.to_string() },
-        };
-        if !self.unsent.iter().any(|back| back.scope == scope) {
-            self.unsent.push(WayBack { scope, actor: asked.actor.clone(), reason: asked.reason.clone() });
-            self.keep_unsent();
-        }
-        self.publish_state();
-    }
-
-    pub(super) fn keep_unsent(&self) {
-        self.state_store.note(UNSENT, &self.unsent);
-    }
-
-    /// What was done without the store.
-    pub(super) async fn send_unsent(&mut self) {
-        if self.sending || self.unsent.is_empty() || self.fleet.as_ref().is_some_and(|fleet| !fleet.is_up()) {
-            return;
-        }
-        self.sending = true;
-        // Each stays in force until it is kept.
-        for back in self.unsent.clone() {
-            let what = match &back.scope {
-                BackScope::Rollback { route } => What::Route { id: route.clone(), change: Change::Rollback },
-                BackScope::Kill { scope } => What::Kill { scope: Scope::parse(scope), on: true },
-            };
-            let (actor, reason) = (back.actor.clone(), back.reason.clone());
-            let asked = ChangeAsked { what, actor, reason, if_revision: None, dry_run: false };
-            match Box::pin(self.change(&asked)).await {
-                Ok(Changed { kept: true, .. }) | Err(NotChanged::Refused(_) | NotChanged::Unknown(_)) => {
-                    self.unsent.retain(|other| *other != back);
-                }
-                Ok(_) | Err(_) => tracing::warn!(scope = asked.what.scope(), "still not kept"),
-            }
-        }
-        self.sending = false;
-        self.keep_unsent();
-        self.publish_state();
-    }
-
     pub fn audit(&self) -> Result<Vec<Entry>, String> {
         self.state_store.audit()
     }
-}
-
-/// Never waits for a store.
-fn is_way_back(asked: &ChangeAsked) -> bool {
-    matches!(asked.what, What::Route { change: Change::Rollback, .. } | What::Kill { on: true, .. })
 }
 
 /// What the file holds is not read. On the disk when this returns.

@@ -42,7 +42,8 @@ impl Reloader {
             Heard::Follows => self.take_over(held, false),
             Heard::Another => {
                 let Ok(whole) = fleet.fetch(0).await else { return };
-                let lost = forgotten(&self.state_store.audit().unwrap_or_default(), &whole.entries);
+                let ours = self.state_store.audit().unwrap_or_default();
+                let lost = forgotten(&ours, &whole.entries, self.is_member);
                 tracing::error!(
                     ways_back = lost.len(),
                     "the fleet's log is not the one known here; it is taken over"
@@ -53,6 +54,7 @@ impl Reloader {
             }
             Heard::PutBack => self.put_back(&fleet, held.state.revision).await,
         }
+        self.is_member = true;
         self.send_unsent().await;
     }
 

@@ -10,6 +10,7 @@ mod gauges;
 pub mod ramp;
 pub mod silence;
 mod traffic;
+mod ways_back;
 mod webhooks;
 
 use crate::discovery::Discovery;
@@ -81,6 +82,8 @@ pub struct Reloader {
     served: Arc<State>,
     /// Kept in the notes, so that no restart forgets them.
     unsent: Vec<WayBack>,
+    /// It has seen the fleet's log in this life.
+    is_member: bool,
     /// They are being sent: catching up meanwhile must not send them again.
     sending: bool,
     state_store: StateStore,
@@ -107,7 +110,7 @@ impl Reloader {
     ) -> Reloader {
         let (state_store, state) = StateStore::open(&settings.state_dir);
         let state = Arc::new(state);
-        let unsent = state_store.noted(changes::UNSENT).unwrap_or_default();
+        let unsent = state_store.noted(ways_back::UNSENT).unwrap_or_default();
         let routes = state_store.noted(silence::NOTE).unwrap_or_default();
         Reloader {
             rules_dir: settings.rules_dir.clone(),
@@ -123,6 +126,7 @@ impl Reloader {
             served: state.clone(),
             state,
             unsent,
+            is_member: false,
             sending: false,
             state_store,
             fleet,
@@ -175,8 +179,7 @@ impl Reloader {
     ) -> Result<(Option<Arc<Serving>>, Vec<Problem>), Vec<Problem>> {
         let files = self.read(sources)?;
         let (table, warnings) = compile_and_test(&files)?;
-        let refused =
-            [unsupported(&files), self.unknown_listeners(&table), self.silence.refused(&table)].concat();
+        let refused = [unsupported(&files), self.unknown_listeners(&table), self.not_silent(&table)].concat();
         if !refused.is_empty() {
             return Err(refused);
         }
@@ -192,8 +195,9 @@ impl Reloader {
         self.warm(&table, &backends).await;
         let routes = self.runtimes(&table);
         let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
-        let ceilings = self.ceilings(&table);
-        Ok((Some(Arc::new(Serving { table, files, backends, routes, identities, ceilings })), warnings))
+        let (ceilings, limits) = (self.ceilings(&table), self.limits(&table));
+        let serving = Serving { table, files, backends, routes, identities, ceilings, limits };
+        Ok((Some(Arc::new(serving)), warnings))
     }
 
     /// Reads what changed; a file with the same text keeps its parsed form.
@@ -299,21 +303,35 @@ impl Reloader {
 
     /// No write is copied to a target that has not proved that it keeps shadows apart. Proved once, it is not asked with each reload.
     async fn handshakes(
-        &self,
+        &mut self,
         table: &RouteTable,
         backends: &[Arc<RunningBackend>],
     ) -> Result<(), Vec<Problem>> {
-        let mut problems = Vec::new();
-        for route in &table.routes {
+        let mut asked = JoinSet::new();
+        for (number, route) in table.routes.iter().enumerate() {
             let Some(Writes::Sandbox { handshake }) = route.shadow.as_ref().map(|rule| &rule.writes) else {
                 continue;
             };
             let Some(at) = route.backend(Side::Serverless) else { continue };
-            let backend = &backends[at as usize];
+            let backend = backends[at as usize].clone();
             if backend.proved.load(Ordering::Relaxed) {
                 continue;
             }
-            match handshake::prove(backend, &self.supplies, handshake).await {
+            let (supplies, path) = (self.supplies.clone(), handshake.clone());
+            asked.spawn(async move { (number, handshake::prove(&backend, &supplies, &path).await, backend) });
+        }
+        let mut problems = Vec::new();
+        while !asked.is_empty() {
+            let Ok(Some(Ok((number, proof, backend)))) =
+                tokio::time::timeout(KILL_LOOK, asked.join_next()).await
+            else {
+                // Whoever is slow to prove something does not delay a way back.
+                self.look_at_kills();
+                self.catch_up().await;
+                continue;
+            };
+            let route = &table.routes[number];
+            match proof {
                 Ok(()) => backend.proved.store(true, Ordering::Relaxed),
                 Err(text) => {
                     let place = Place::field(
@@ -358,6 +376,7 @@ impl Reloader {
         while !calls.is_empty() && Instant::now() < deadline {
             let _ = tokio::time::timeout(KILL_LOOK, calls.join_next()).await;
             self.look_at_kills();
+            self.catch_up().await;
         }
         calls.detach_all();
     }

@@ -6,6 +6,7 @@
 use super::Reloader;
 use super::changes::unix;
 use super::silence;
+use super::ways_back::TURN;
 use super::webhooks::Said;
 use crate::change::{ChangeAsked, What};
 use crate::live::{RouteRuntime, Serving};
@@ -18,7 +19,7 @@ use banyan_routes::plan::{
 use banyan_routes::table::{Route, Stage};
 use jiff::Timestamp;
 use serde_json::json;
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -68,19 +69,31 @@ impl Reloader {
         self.send_unsent().await;
         let verdicts = self.verdicts(&serving);
         self.metrics.gate.reset();
+        // Ways back first, and all at once; they are kept afterwards.
+        let back = verdicts.iter().filter_map(|(at, verdict)| match verdict {
+            Verdict::RollBack(reason) => Some((serving.table.routes[*at].id.clone(), reason.clone())),
+            Verdict::Advance | Verdict::Hold(_) => None,
+        });
+        self.roll_back(back.collect());
+        self.send_unsent().await;
+        let begun = Instant::now();
         for (at, verdict) in verdicts {
             let (route, runtime) = (&serving.table.routes[at], &serving.routes[at]);
+            if verdict != Verdict::Advance {
+                // A leave that was given for a raise that does not come is none for a later one.
+                self.webhooks.forget(&route.id);
+            }
             let verdict = self.with_leave(route, verdict);
             self.tell(route, runtime, &verdict);
             match &verdict {
+                // The others have their turn in the next second.
+                Verdict::Advance if begun.elapsed() > TURN => {}
                 Verdict::Advance => {
                     self.webhooks.forget(&route.id);
                     self.act(route, Change::Promote, "all gates are open").await;
+                    self.look_at_kills();
                 }
-                Verdict::RollBack(reason) => {
-                    let reason = format!("{}: {reason}", reason.gate());
-                    self.act(route, Change::Rollback, &reason).await;
-                }
+                Verdict::RollBack(_) => {}
                 Verdict::Hold(reasons) => self.say_held(route, reasons),
             }
         }
@@ -96,13 +109,13 @@ impl Reloader {
             Some(fleet) if !fleet.leads() => Store::Follower,
             Some(_) | None => Store::Ours,
         };
-        let (mut places, mut members) = (Vec::new(), Vec::new());
+        let (mut places, mut members, mut rates) = (Vec::new(), Vec::new(), HashMap::new());
         for (at, (route, runtime)) in serving.table.routes.iter().zip(&serving.routes).enumerate() {
             if route.stage != Stage::Ramp || route.ramp.as_ref().is_none_or(|ramp| ramp.gates.is_none()) {
                 continue;
             }
             let state = self.served.routes.get(&*route.id).cloned().unwrap_or_default();
-            let headroom = self.headroom(route);
+            let headroom = self.headroom_with(route, &mut rates);
             let watch = self.watches.entry(route.id.clone()).or_default();
             let (since_change, lately) = watch.see(route, runtime, state.share_ppm);
             let evidence = runtime.evidence_if_any().map(|evidence| evidence.window(None, SystemTime::now()));
@@ -148,7 +161,7 @@ impl Reloader {
         };
         match self.webhooks.may_raise(&route.id, next.get(), what) {
             Said::Yes => verdict,
-            Said::NotYet => Verdict::Hold(vec![Reason::Webhook { said: "no answer yet".into() }]),
+            Said::NotYet => Verdict::Hold(vec![Reason::WebhookAsked]),
             Said::No(said) => Verdict::Hold(vec![Reason::Webhook { said }]),
         }
     }

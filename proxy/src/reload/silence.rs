@@ -3,6 +3,7 @@
 //! Input: counts that the workers keep anyway, looked at once a second. Output: whether a route may be retired. Must not: take a time that
 //! nobody looked at for a time in which nobody came.
 
+use super::Reloader;
 use crate::live::Serving;
 use crate::silence::Silence;
 use banyan_routes::ids::Side;
@@ -64,5 +65,19 @@ impl Watchman {
             Some(Problem::error("not_silent", place, text).route(&*route.id).expected(expected))
         };
         retired.filter_map(refused).collect()
+    }
+}
+
+impl Reloader {
+    /// A start is no time to refuse what lies there: it is told, and served.
+    pub(super) fn not_silent(&self, table: &RouteTable) -> Vec<Problem> {
+        let refused = self.silence.refused(table);
+        if self.serving.is_some() {
+            return refused;
+        }
+        for problem in refused {
+            tracing::error!(route = problem.route, "retired without proof: {}", problem.text);
+        }
+        Vec::new()
     }
 }

@@ -95,7 +95,8 @@ impl Webhooks {
         }
         let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
         let known = asked.get(route).filter(|question| {
-            let settled = matches!(question.said, Said::No(_)) && question.at.elapsed() >= ASK_AGAIN;
+            // An answer is one for its time.
+            let settled = question.said != Said::NotYet && question.at.elapsed() >= ASK_AGAIN;
             question.to_ppm == to_ppm && !settled
         });
         if let Some(question) = known {

@@ -3,10 +3,14 @@
 //! Input: a settings file and the flags of `run`. Output: `Settings` with paths resolved against the file's folder. Must
 //! not: open the files it names, except to read the override key.
 
+mod api_keys;
+mod secrets;
 mod state;
 mod tokens;
 mod webhooks;
 
+pub use api_keys::{ApiKey, ApiKeys};
+pub use secrets::Digest;
 pub use state::FleetSettings;
 pub use tokens::{Bearer, Role, Tokens};
 pub use webhooks::{Event, Webhook};
@@ -39,6 +43,7 @@ struct Raw {
     tracing: Option<RawTracing>,
     attribution_header: Option<bool>,
     override_key: Option<PathBuf>,
+    api_keys: Option<PathBuf>,
     #[serde(default)]
     trusted_proxies: Vec<IpNet>,
     #[serde(default)]
@@ -129,13 +134,13 @@ struct RawLimits {
 
 /// `1KiB/s`.
 #[derive(Clone, Copy, Debug)]
-struct BytesPerSecond;
+struct BytesPerSecond(u64);
 
 impl<'de> Deserialize<'de> for BytesPerSecond {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
         let size = text.strip_suffix("/s").and_then(|size| size.parse::<ByteSize>().ok());
-        size.map(|_| BytesPerSecond).ok_or_else(|| {
+        size.map(|size| BytesPerSecond(size.0)).ok_or_else(|| {
             serde::de::Error::custom(format!("`{text}` is not a rate; expected for example `1KiB/s`"))
         })
     }
@@ -206,6 +211,12 @@ pub struct Limits {
     pub header_bytes: u64,
     pub headers: usize,
     pub body_bytes: u64,
+    /// From the start of a connection, or the end of its rest, to the end of a request's head.
+    pub header_time: Duration,
+    /// Bytes a second that a body has to bring on average, from its tenth second on; `None`: no matter.
+    pub body_rate: Option<u64>,
+    /// Requests and resting connections at one time.
+    pub connections: usize,
     /// How long a kept connection may be silent.
     pub idle: Duration,
     /// Bodies held whole at one time, all requests together: for functions and signatures.
@@ -239,6 +250,8 @@ pub struct Settings {
     pub log_sample: Percent,
     pub attribution_header: bool,
     pub override_key: Option<Vec<u8>>,
+    /// Keys of clients, for routes that require one.
+    pub api_keys: Option<PathBuf>,
     pub trusted_proxies: Vec<IpNet>,
     /// After TERM: how long the listeners stay open so that the load balancer sees the failing readiness first.
     pub drain_delay: Duration,
@@ -340,17 +353,16 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         return Err("threads: 0 threads serve nobody; expected 1 or more".into());
     }
     let override_key = raw.override_key.map(&resolve).map(|path| override_key(&path)).transpose()?;
+    let api_keys = raw.api_keys.map(&resolve);
+    if let Some(path) = &api_keys {
+        ApiKeys::load(path).map_err(|error| format!("api_keys: {error}"))?;
+    }
     let aws = aws(raw.aws)?;
     let off = |value: &serde_yaml::Value| {
         matches!(value, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null)
             || value.as_str() == Some("off")
     };
-    let given = [
-        (raw.limits.header_time.is_some(), "limits.header_time"),
-        (raw.limits.body_rate.is_some(), "limits.body_rate"),
-        (raw.limits.connections.is_some(), "limits.connections"),
-        (raw.logs.emf.as_ref().is_some_and(|emf| !off(emf)), "logs.emf"),
-    ];
+    let given = [(raw.logs.emf.as_ref().is_some_and(|emf| !off(emf)), "logs.emf")];
     Ok(Settings {
         listeners,
         admin: flags.admin.or(admin.address).unwrap_or(ADMIN_DEFAULT),
@@ -365,6 +377,12 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
             header_bytes: raw.limits.header_bytes.map_or(64 << 10, |size| size.0),
             headers: raw.limits.headers.unwrap_or(100),
             body_bytes: raw.limits.body.map_or(1 << 30, |size| size.0),
+            header_time: raw.limits.header_time.map_or(Duration::from_secs(10), |span| span.0),
+            body_rate: raw
+                .limits
+                .body_rate
+                .map_or(Some(1 << 10), |rate| Some(rate.0).filter(|rate| *rate > 0)),
+            connections: raw.limits.connections.unwrap_or(20_000),
             idle: raw.limits.idle.map_or(Duration::from_secs(60), |span| span.0),
             buffered_bytes: raw.limits.buffered.map_or(256 << 20, |size| size.0),
         },
@@ -376,6 +394,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         log_sample: raw.logs.sample.unwrap_or(Percent(banyan_routes::ids::SharePpm::ALL)),
         attribution_header: raw.attribution_header.unwrap_or(false) || flags.attribution,
         override_key,
+        api_keys,
         trusted_proxies: raw.trusted_proxies,
         aws,
         drain_delay: raw.drain.delay.map_or(Duration::from_secs(1), |span| span.0),

@@ -3,8 +3,8 @@
 //! Input: the file that `admin.tokens` names. Output: the bearer of a token, by its name and role. Must not: hold a token in the clear, or
 //! take the same one for two people.
 
+use super::secrets::Digest;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// Each may do what those before it may.
@@ -34,7 +34,7 @@ pub struct Bearer {
     /// Stands in the audit log as the actor.
     pub name: String,
     pub role: Role,
-    digest: [u8; 32],
+    digest: Digest,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -58,9 +58,6 @@ struct RawToken {
     file: Option<PathBuf>,
 }
 
-/// Shorter ones could be guessed.
-const TOKEN_MIN: usize = 16;
-
 impl Tokens {
     pub fn load(path: &Path) -> Result<Tokens, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
@@ -70,7 +67,7 @@ impl Tokens {
 
     /// Compared as digests: how long that takes says nothing of the token.
     pub fn bearer(&self, token: &str) -> Option<&Bearer> {
-        let digest: [u8; 32] = Sha256::digest(token).into();
+        let digest = Digest::of(token.as_bytes());
         self.0.iter().find(|bearer| bearer.digest == digest)
     }
 }
@@ -84,24 +81,13 @@ fn read(text: &str, base: &Path) -> Result<Tokens, String> {
     let mut bearers: Vec<Bearer> = Vec::new();
     for (number, token) in raw.tokens.into_iter().enumerate() {
         let fail = |text: &str| Err(format!("tokens[{number}] ({}): {text}", token.name));
-        let digest = match (&token.sha256, &token.file) {
-            (Some(hex), None) => match unhex(hex) {
-                Some(digest) => digest,
-                None => return fail("sha256: expected 64 hexadecimal digits"),
-            },
-            (None, Some(path)) => {
-                let path = if path.is_absolute() { path.clone() } else { base.join(path) };
-                let text = match std::fs::read_to_string(&path) {
-                    Ok(text) => text,
-                    Err(error) => return fail(&format!("file: {}: {error}", path.display())),
-                };
-                if text.trim().len() < TOKEN_MIN {
-                    return fail(&format!("file: the token is shorter than {TOKEN_MIN} bytes"));
-                }
-                Sha256::digest(text.trim()).into()
-            }
-            _ => return fail("expected `sha256` or `file`, and not both"),
+        let digest = match Digest::read(token.sha256.as_deref(), token.file.as_deref(), base) {
+            Ok(digest) => digest,
+            Err(error) => return fail(&error),
         };
+        if token.name.contains(char::is_control) || matches!(token.name.as_str(), "controller" | "api") {
+            return fail("this name is Banyan's own, or holds a control character");
+        }
         if token.name.is_empty() || bearers.iter().any(|other| other.name == token.name) {
             return fail(
                 "expected a name of its own: it stands in the audit log, and two approvals are two names",
@@ -115,19 +101,13 @@ fn read(text: &str, base: &Path) -> Result<Tokens, String> {
     Ok(Tokens(bearers))
 }
 
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let digit = |at: usize| text.get(at * 2..at * 2 + 2).and_then(|pair| u8::from_str_radix(pair, 16).ok());
-    let bytes: Vec<u8> = (0..32).map(digit).collect::<Option<_>>()?;
-    (text.len() == 64).then(|| bytes.try_into().ok())?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_token_is_known_by_its_digest_and_a_file_with_a_fault_is_refused() {
-        let hex: String = Sha256::digest("secret-of-kim").iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String = Digest::of(b"secret-of-kim").0.iter().map(|byte| format!("{byte:02x}")).collect();
         let good = format!("version: 1\ntokens: [{{name: kim, role: operator, sha256: {hex}}}]");
         let tokens = read(&good, Path::new("")).unwrap_or_default();
         let kim = tokens.bearer("secret-of-kim").map(|bearer| (bearer.name.as_str(), bearer.role));

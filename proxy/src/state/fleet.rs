@@ -17,6 +17,8 @@ use tokio::sync::Notify;
 
 /// A store that does not answer for this long is away.
 const ANSWER_MAX: Duration = Duration::from_millis(500);
+/// Milliseconds.
+const DEADLINE_MARGIN: u64 = 50;
 const CONNECT_MAX: Duration = Duration::from_secs(1);
 const BEAT: Duration = Duration::from_secs(1);
 /// The controller is gone when it has not renewed its lease for this long.
@@ -25,8 +27,11 @@ const LEASE: Duration = Duration::from_secs(3);
 const LEASE_MARGIN: Duration = Duration::from_millis(500);
 const RETRY: [Duration; 2] = [Duration::from_millis(100), Duration::from_secs(2)];
 
-/// All or nothing: the lease (where one is needed), the revision and the chain are as the caller thinks.
+/// All or nothing: in time (a store that hangs would do it minutes later), and the lease (where one is needed), the revision and the chain
+/// are as the caller thinks.
 const COMMIT: &str = r"
+local time = redis.call('TIME')
+if time[1] * 1000 + time[2] / 1000 > tonumber(ARGV[9]) then return 'late' end
 if ARGV[7] ~= '' and redis.call('GET', KEYS[3]) ~= ARGV[7] then return 'lease' end
 local now = redis.call('HMGET', KEYS[1], 'revision', 'hash')
 if (now[1] or '0') ~= ARGV[1] or (now[2] or ARGV[5]) ~= ARGV[5] then return 'conflict' end
@@ -42,18 +47,19 @@ local owner = redis.call('GET', KEYS[3])
 if not owner then
   redis.call('SET', KEYS[3], ARGV[1], 'PX', ARGV[2])
   owner = ARGV[1]
-elseif owner == ARGV[1] then
+elseif owner == ARGV[1] or redis.call('PTTL', KEYS[3]) < 0 then
   redis.call('PEXPIRE', KEYS[3], ARGV[2])
 end
-local now = tonumber(redis.call('TIME')[1])
+local time = redis.call('TIME')
+local now = tonumber(time[1])
 redis.call('HSET', KEYS[4], ARGV[1], now .. ' ' .. ARGV[3])
 local alive = {}
 local all = redis.call('HGETALL', KEYS[4])
 for at = 1, #all, 2 do
   local seen, what = string.match(all[at + 1], '^(%d+) (.*)$')
-  if tonumber(seen) < now - 10 then redis.call('HDEL', KEYS[4], all[at]) else alive[#alive + 1] = what end
+  if not seen or tonumber(seen) < now - 10 then redis.call('HDEL', KEYS[4], all[at]) else alive[#alive + 1] = what end
 end
-return {owner, redis.call('HGET', KEYS[1], 'revision') or '0', alive}
+return {owner, redis.call('HGET', KEYS[1], 'revision') or '0', alive, math.floor(time[1] * 1000 + time[2] / 1000)}
 ";
 
 /// The store came back with less than a replica knows to be acknowledged: it is told again, whole.
@@ -84,8 +90,9 @@ pub enum NotKept {
     Conflict,
     /// Another replica is the controller now.
     Lease,
-    /// It may have been kept all the same; the store did not say.
     Away(String),
+    /// The store did not say in time; what it does later, it refuses.
+    Unknown(String),
 }
 
 /// What the store holds.
@@ -105,6 +112,10 @@ pub struct Fleet {
     admin: String,
     link: Mutex<Option<MultiplexedConnection>>,
     up: AtomicBool,
+    /// What it holds is understood.
+    readable: AtomicBool,
+    /// The store's clock at a beat, in milliseconds, and when that was.
+    clock: Mutex<(u64, Instant)>,
     /// Milliseconds after `born`.
     leads_until: AtomicU64,
     born: Instant,
@@ -138,6 +149,8 @@ impl Fleet {
             admin,
             link: Mutex::new(None),
             up: AtomicBool::new(false),
+            readable: AtomicBool::new(true),
+            clock: Mutex::new((0, Instant::now())),
             leads_until: AtomicU64::new(0),
             born: Instant::now(),
             replicas: Mutex::new(Vec::new()),
@@ -150,7 +163,7 @@ impl Fleet {
     }
 
     pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
+        self.up.load(Ordering::Relaxed) && self.readable.load(Ordering::Relaxed)
     }
 
     /// Whether this replica is the controller; false some time before another one can be.
@@ -171,7 +184,8 @@ impl Fleet {
 
     fn link(&self) -> Result<MultiplexedConnection, NotKept> {
         let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        link.filter(|_| self.is_up()).ok_or_else(|| NotKept::Away("the store cannot be reached".into()))
+        link.filter(|_| self.up.load(Ordering::Relaxed))
+            .ok_or_else(|| NotKept::Away("the store cannot be reached".into()))
     }
 
     fn away(&self, error: &redis::RedisError) -> NotKept {
@@ -180,7 +194,13 @@ impl Fleet {
         }
         self.leads_until.store(0, Ordering::Relaxed);
         *self.link.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        NotKept::Away(error.to_string())
+        NotKept::Unknown(error.to_string())
+    }
+
+    /// When the store shall refuse what it is told now: before this replica stops waiting for its answer.
+    fn deadline(&self) -> u64 {
+        let (at_beat, beat) = *self.clock.lock().unwrap_or_else(PoisonError::into_inner);
+        at_beat + (beat.elapsed() + ANSWER_MAX).as_millis() as u64 - DEADLINE_MARGIN
     }
 
     /// The state at `before` becomes this one. With `as_leader`, only while this replica holds the lease.
@@ -191,6 +211,9 @@ impl Fleet {
         entry: &Entry,
         as_leader: bool,
     ) -> Result<(), NotKept> {
+        if !self.is_up() {
+            return Err(NotKept::Away("what the store holds cannot be read".into()));
+        }
         let mut link = self.link()?;
         let mut call = self.commit.prepare_invoke();
         self.keys.iter().for_each(|key| {
@@ -198,7 +221,7 @@ impl Fleet {
         });
         call.arg(before).arg(state.revision).arg(json(state)).arg(json(entry));
         call.arg(&entry.previous).arg(&entry.hash);
-        call.arg(if as_leader { &self.id } else { "" }).arg(&self.channel);
+        call.arg(if as_leader { &self.id } else { "" }).arg(&self.channel).arg(self.deadline());
         let said: String = call.invoke_async(&mut link).await.map_err(|error| self.away(&error))?;
         verdict(&said)
     }
@@ -211,10 +234,18 @@ impl Fleet {
         type Rows = ((Option<String>, Option<String>), Vec<String>);
         let told = both.query_async::<Rows>(&mut link).await;
         let ((state, last_hash), entries) = told.map_err(|error| self.away(&error))?;
-        let unreadable = |error: serde_json::Error| NotKept::Away(format!("what the store holds: {error}"));
+        let unreadable = |error: serde_json::Error| {
+            if self.readable.swap(false, Ordering::Relaxed) {
+                tracing::error!(%error, "what the fleet's store holds cannot be read: the last state serves, and nothing is raised");
+            }
+            NotKept::Away(format!("what the store holds: {error}"))
+        };
         let state = state.map_or(Ok(State::default()), |text| serde_json::from_str(&text));
         let entries: Result<Vec<Entry>, _> = entries.iter().map(|text| serde_json::from_str(text)).collect();
-        Ok(Held { state: state.map_err(unreadable)?, entries: entries.map_err(unreadable)?, last_hash })
+        let held =
+            Held { state: state.map_err(unreadable)?, entries: entries.map_err(unreadable)?, last_hash };
+        self.readable.store(true, Ordering::Relaxed);
+        Ok(held)
     }
 
     /// Puts back what the store has lost; `found` is the revision it came back with.
@@ -308,16 +339,20 @@ impl Fleet {
             call.key(key);
         });
         call.arg(&self.id).arg(LEASE.as_millis() as u64).arg(json(&replica));
-        let (owner, revision, alive): (String, u64, Vec<String>) = call.invoke_async(connection).await?;
+        type Rows = (String, u64, Vec<String>, u64);
+        let (owner, revision, alive, clock): Rows = call.invoke_async(connection).await?;
+        *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = (clock, Instant::now());
         let until = if owner == self.id { sent + LEASE - LEASE_MARGIN } else { Duration::ZERO };
         self.leads_until.store(until.as_millis() as u64, Ordering::Relaxed);
         let alive = alive.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
         *self.replicas.lock().unwrap_or_else(PoisonError::into_inner) = alive;
+        // A call that was not answered in time has given the link up; it is there.
+        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
         let was_up = self.up.swap(true, Ordering::Relaxed);
         if !was_up {
             tracing::info!("the fleet's store answers");
         }
-        Ok(!was_up || revision != state_revision)
+        Ok(!was_up || !self.readable.load(Ordering::Relaxed) || revision != state_revision)
     }
 }
 
@@ -325,6 +360,7 @@ fn verdict(said: &str) -> Result<(), NotKept> {
     match said {
         "kept" => Ok(()),
         "lease" => Err(NotKept::Lease),
+        "late" => Err(NotKept::Away("the store took too long".into())),
         _ => Err(NotKept::Conflict),
     }
 }

@@ -214,6 +214,8 @@ impl Lowering {
             policy: self.base.clone(),
             shadow: None,
             ramp: None,
+            limit: None,
+            require: None,
             point_of_no_return: false,
             quiet_for: None,
             after: Vec::new(),

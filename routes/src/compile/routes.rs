@@ -10,7 +10,10 @@ use crate::ids::{SharePpm, Side};
 use crate::pattern::PathPattern;
 use crate::problem::{Place, Problem};
 use crate::read_back::ReadBack;
-use crate::table::{Action, Ceiling, Gates, RampRule, RampStep, RollBack, Route, ShadowRule, Stage, Writes};
+use crate::table::{
+    Action, Ceiling, Gates, LimitRule, RampRule, RampStep, RequireRule, RollBack, Route, ShadowRule, Stage,
+    Writes,
+};
 use std::fmt;
 use std::time::Duration;
 
@@ -95,6 +98,8 @@ impl Lowering {
             policy,
             shadow,
             ramp: raw.ramp.as_ref().filter(|_| stage == Stage::Ramp).map(|ramp| Box::new(lowered(ramp))),
+            limit: raw.limit.as_deref().map(|rule| Box::new(limited(rule))),
+            require: raw.require.as_deref().map(|rule| Box::new(required(rule))),
             point_of_no_return: raw.point_of_no_return.unwrap_or(false),
             quiet_for: raw.retire.as_ref().map(|rule| rule.quiet_for.0),
             after: raw.after.iter().map(|id| id.as_str().into()).collect(),
@@ -385,6 +390,21 @@ impl Lowering {
                 "a ceiling of 0 keeps every request on legacy",
             ));
         }
+    }
+}
+
+fn limited(rule: &file::Limit) -> LimitRule {
+    let (count, per_secs) = (rule.rate.count, rule.rate.per_secs);
+    // Without a word on it, what a second brings: an hour's worth at once is no limit.
+    let burst =
+        rule.burst.unwrap_or_else(|| u32::try_from(count.div_ceil(u64::from(per_secs))).unwrap_or(u32::MAX));
+    LimitRule { key: rule.key.clone(), count, per_secs, burst }
+}
+
+fn required(rule: &file::Require) -> RequireRule {
+    RequireRule {
+        plan: rule.api_key.as_ref().map(|key| key.plan.as_str().into()),
+        client_cert: rule.client_cert.unwrap_or(false),
     }
 }
 

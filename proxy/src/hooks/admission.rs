@@ -1,0 +1,96 @@
+//! Phase 1, second half: whether this client may call this route, and how often.
+//!
+//! Input: the route, and the request's facts. Output: nothing, or an answer of our own. Must not: lock, or tell a client which of its
+//! credentials was wrong.
+
+use crate::api_keys::Refused;
+use crate::live::Live;
+use crate::proxy::Shared;
+use banyan_routes::cors::Added;
+use banyan_routes::decide::value_of;
+use banyan_routes::request::RequestFacts;
+use banyan_routes::table::{RequireRule, Route};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, header};
+use pingora_proxy::Session;
+use std::time::Duration;
+
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+/// An answer instead of the backend's.
+pub struct Denied {
+    pub status: u16,
+    pub cause: &'static str,
+    pub headers: Added,
+    pub body: Bytes,
+}
+
+/// `None`: it may.
+pub fn check(
+    shared: &Shared,
+    live: &Live,
+    index: u32,
+    route: &Route,
+    facts: &RequestFacts<'_>,
+    session: &Session,
+) -> Option<Denied> {
+    if let Some(rule) = &route.require
+        && let Some(denied) = required(shared, rule, facts, session)
+    {
+        return Some(denied);
+    }
+    let guard = live.serving.limits[index as usize].as_deref()?;
+    // A client without the key is known by its address.
+    let key = value_of(&guard.rule.key, facts);
+    let admitted = match (&key, facts.client_ip) {
+        (Some(key), _) => guard.admits(key),
+        (None, Some(address)) => match address {
+            std::net::IpAddr::V4(address) => guard.admits(&address.octets()),
+            std::net::IpAddr::V6(address) => guard.admits(&address.octets()),
+        },
+        (None, None) => guard.admits(&[]),
+    };
+    admitted.err().map(|wait| too_many("rate_limited", wait))
+}
+
+fn required(
+    shared: &Shared,
+    rule: &RequireRule,
+    facts: &RequestFacts<'_>,
+    session: &Session,
+) -> Option<Denied> {
+    if rule.client_cert {
+        let ssl = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+        if ssl.is_none_or(|ssl| ssl.cert_digest.is_empty()) {
+            return Some(forbidden("client_cert_missing"));
+        }
+    }
+    let plan = rule.plan.as_deref()?;
+    let key = facts.headers.get(API_KEY).map(HeaderValue::as_bytes);
+    let admitted = shared.api_keys.as_ref().map_or(Err(Refused::Unknown), |keys| keys.admits(key, plan));
+    match admitted {
+        Ok(()) => None,
+        Err(Refused::Missing) => Some(forbidden("api_key_missing")),
+        Err(Refused::Unknown) => Some(forbidden("api_key_unknown")),
+        Err(Refused::Plan) => Some(forbidden("api_key_plan")),
+        Err(Refused::Spent(wait)) => Some(too_many("api_key_rate", wait)),
+    }
+}
+
+/// As API Gateway says it.
+fn forbidden(cause: &'static str) -> Denied {
+    message(403, cause, "{\"message\":\"Forbidden\"}", Vec::new())
+}
+
+fn too_many(cause: &'static str, wait: Duration) -> Denied {
+    // Whole seconds, and never at once.
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    let after = (header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+    message(429, cause, "{\"message\":\"Too Many Requests\"}", vec![after])
+}
+
+fn message(status: u16, cause: &'static str, body: &'static str, mut headers: Added) -> Denied {
+    headers.push((header::CONTENT_TYPE, HeaderValue::from_static("application/json")));
+    headers.push((header::CACHE_CONTROL, HeaderValue::from_static("no-store")));
+    Denied { status, cause, headers, body: Bytes::from_static(body.as_bytes()) }
+}

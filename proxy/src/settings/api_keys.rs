@@ -1,0 +1,81 @@
+//! Keys of clients, and how much each plan allows.
+//!
+//! Input: the file that `api_keys` names. Output: the plan of a key. Must not: hold a key in the clear.
+
+use super::secrets::Digest;
+use banyan_routes::table::LimitRule;
+use banyan_routes::terms::KeySource;
+use banyan_routes::units::Rate;
+use serde::Deserialize;
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawFile {
+    version: u32,
+    plans: BTreeMap<String, RawPlan>,
+    keys: Vec<RawKey>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawPlan {
+    rate: Rate,
+    burst: Option<u32>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawKey {
+    name: String,
+    plan: String,
+    sha256: Option<String>,
+    file: Option<PathBuf>,
+}
+
+/// One client.
+#[derive(Clone, Debug)]
+pub struct ApiKey {
+    pub name: String,
+    pub plan: String,
+    pub limit: LimitRule,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct ApiKeys(pub HashMap<[u8; 32], ApiKey>);
+
+impl ApiKeys {
+    pub fn load(path: &Path) -> Result<ApiKeys, String> {
+        let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        let base = path.parent().unwrap_or(Path::new(""));
+        read(&text, base).map_err(|error| format!("{}: {error}", path.display()))
+    }
+}
+
+fn read(text: &str, base: &Path) -> Result<ApiKeys, String> {
+    let raw: RawFile = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text))
+        .map_err(|error| format!("{}: {}", error.path(), error.inner()))?;
+    if raw.version != 1 {
+        return Err(format!("version: {} is not known; expected 1", raw.version));
+    }
+    let mut keys = ApiKeys::default();
+    for (number, key) in raw.keys.into_iter().enumerate() {
+        let at = format!("keys[{number}] ({})", key.name);
+        let plan =
+            raw.plans.get(&key.plan).ok_or_else(|| format!("{at}: no plan is called `{}`", key.plan))?;
+        let digest = Digest::read(key.sha256.as_deref(), key.file.as_deref(), base)
+            .map_err(|error| format!("{at}: {error}"))?;
+        if keys.0.values().any(|other| other.name == key.name) {
+            return Err(format!("{at}: expected a name of its own"));
+        }
+        let (count, per_secs) = (plan.rate.count, plan.rate.per_secs);
+        let burst = plan.burst.unwrap_or_else(|| u32::try_from(count).unwrap_or(u32::MAX));
+        let limit = LimitRule { key: KeySource::ClientIp, count, per_secs, burst };
+        let key = ApiKey { name: key.name, plan: key.plan, limit };
+        if keys.0.insert(digest.0, key).is_some() {
+            return Err(format!("{at}: another name has the same key"));
+        }
+    }
+    Ok(keys)
+}
