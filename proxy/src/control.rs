@@ -70,6 +70,8 @@ pub struct Signals {
     term: Signal,
     int: Signal,
     quit: Signal,
+    usr1: Signal,
+    usr2: Signal,
 }
 
 impl Signals {
@@ -79,6 +81,8 @@ impl Signals {
             term: signal(SignalKind::terminate())?,
             int: signal(SignalKind::interrupt())?,
             quit: signal(SignalKind::quit())?,
+            usr1: signal(SignalKind::user_defined1())?,
+            usr2: signal(SignalKind::user_defined2())?,
         })
     }
 }
@@ -180,6 +184,8 @@ impl ControlLoop {
                     (self.on_hup)();
                     self.settle(&mut seen).await;
                 }
+                _ = self.signals.usr1.recv() => self.reloader.kill_by_signal(true).await,
+                _ = self.signals.usr2.recv() => self.reloader.kill_by_signal(false).await,
                 _ = self.signals.term.recv() => self.drain(),
                 _ = self.signals.quit.recv() => self.drain(),
                 _ = self.signals.int.recv() => {

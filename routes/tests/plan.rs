@@ -18,7 +18,7 @@ use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 use std::collections::{BTreeMap, VecDeque};
 
-const RUNS: u64 = 1_100;
+const RUNS: u64 = 1_300;
 /// Seconds of one migration.
 const LENGTH: u64 = 900;
 const WINDOW: usize = 10;
@@ -37,9 +37,13 @@ enum World {
     Frozen,
     NotApproved,
     ClockJumps,
+    /// Whoever is new waits for an instance; afterwards it is as fast as legacy.
+    ColdStarts,
+    /// It stays slow.
+    StaysSlow,
 }
 
-const WORLDS: [World; 11] = [
+const WORLDS: [World; 13] = [
     World::Healthy,
     World::DegradesSlowly,
     World::FailsSuddenly,
@@ -51,12 +55,18 @@ const WORLDS: [World; 11] = [
     World::Frozen,
     World::NotApproved,
     World::ClockJumps,
+    World::ColdStarts,
+    World::StaysSlow,
 ];
 
-fn table(approve: bool) -> RouteTable {
-    let step = if approve { "{at: 25%, approve: 1}" } else { "25%" };
+fn table(world: World) -> RouteTable {
+    let step = if world == World::NotApproved { "{at: 25%, approve: 1}" } else { "25%" };
+    let latency = match world {
+        World::ColdStarts | World::StaysSlow => ", p99: \"<= legacy * 1.5\"",
+        _ => "",
+    };
     let text = format!(
-        "version: 1\nbackends: {{a: {{urls: [\"http://a\"]}}, b: {{urls: [\"http://b\"]}}}}\nroutes:\n  - id: r\n    match: {{prefix: /r}}\n    legacy: a\n    serverless: b\n    effects: safe\n    stage: ramp\n    shadow: {{sample: 100%}}\n    ramp:\n      steps: [1%, 5%, {step}, 50%, 100%]\n      hold_each: 60s\n      advance_when: {{parity: \"99% at 95%\", coverage: 80%, error_rate: \"<= legacy + 1pp\"}}\n      roll_back_when: {{error_rate: \"> legacy + 2pp\", for: 10s, min_requests: 50}}\n"
+        "version: 1\nbackends: {{a: {{urls: [\"http://a\"]}}, b: {{urls: [\"http://b\"]}}}}\nroutes:\n  - id: r\n    match: {{prefix: /r}}\n    legacy: a\n    serverless: b\n    effects: safe\n    stage: ramp\n    shadow: {{sample: 100%}}\n    ramp:\n      steps: [1%, 5%, {step}, 50%, 100%]\n      hold_each: 60s\n      advance_when: {{parity: \"99% at 95%\", coverage: 80%, error_rate: \"<= legacy + 1pp\"{latency}}}\n      roll_back_when: {{error_rate: \"> legacy + 2pp\", for: 10s, min_requests: 50}}\n"
     );
     let rules = read(0, &text).unwrap();
     compile(&[ReadFile::new(Source { name: "r.yaml".into(), text }, rules)]).unwrap().0
@@ -86,6 +96,7 @@ fn migrate(world: World, seed: u64, table: &RouteTable) -> Ended {
     let mut rng = StdRng::seed_from_u64(seed);
     let users: Vec<u32> = (0..200).map(|user: u32| bucket(7, &user.to_le_bytes())).collect();
     let (mut state, mut evidence, mut clock) = (RouteState::default(), Window::default(), 1_000_000u64);
+    let (mut raised_at, mut warm, mut slow) = (0u64, 0u64, false);
     let (mut since, mut lately, mut on) = (Outcomes::default(), VecDeque::<Outcomes>::new(), 0usize);
     let mut ended = Ended { share_ppm: 0, rolled_back_at: None, steps: 0 };
     let (per_second, mismatch) = match world {
@@ -122,6 +133,13 @@ fn migrate(world: World, seed: u64, table: &RouteTable) -> Ended {
             // Few requests, so that telling them apart costs little.
             evidence.verdict(&verdict, rng.random_range(0..32));
         }
+        // Latency as the loop counts it: from the tenth second after a raise on, and a hundred requests.
+        let since_raise = second - raised_at;
+        if since_raise >= 10 {
+            warm += now.requests[Side::Serverless.index()];
+            slow |= world == World::StaysSlow;
+        }
+        since.p99_seconds = [Some(0.1), Some(if slow { 3.0 } else { 0.11 })];
         for at in 0..2 {
             since.requests[at] += now.requests[at];
             since.failed[at] += now.failed[at];
@@ -144,6 +162,7 @@ fn migrate(world: World, seed: u64, table: &RouteTable) -> Ended {
             lately: sum,
             evidence: Some(&evidence),
             frozen,
+            cold: warm < 100,
             ..Seen::default()
         };
         let verdict = plan(route, table, &state, &seen).unwrap();
@@ -199,6 +218,7 @@ fn migrate(world: World, seed: u64, table: &RouteTable) -> Ended {
             ended.rolled_back_at.get_or_insert(second);
         }
         since = Outcomes::default();
+        (raised_at, warm, slow) = (second, 0, false);
         lately.clear();
     }
     ended.share_ppm = state.share_ppm;
@@ -249,11 +269,23 @@ fn a_p99_is_not_judged_while_instances_are_started() {
 
 #[test]
 fn a_thousand_migrations_rise_on_proof_only_and_go_back_in_time() {
-    let tables = [table(false), table(true)];
+    let tables = WORLDS.map(table);
+    // One run again: BANYAN_SEED=17.
+    let only: Option<u64> = std::env::var("BANYAN_SEED").ok().and_then(|seed| seed.parse().ok());
+    if let Some(seed) = only {
+        let at = (seed % WORLDS.len() as u64) as usize;
+        let ended = migrate(WORLDS[at], seed, &tables[at]);
+        eprintln!(
+            "{:?} {seed}: {} ppm after {} steps, rolled back at {:?}",
+            WORLDS[at], ended.share_ppm, ended.steps, ended.rolled_back_at
+        );
+        return;
+    }
+    eprintln!("seeds 0 to {}", RUNS - 1);
     let mut results: BTreeMap<World, Vec<Ended>> = BTreeMap::new();
     for seed in 0..RUNS {
-        let world = WORLDS[(seed % WORLDS.len() as u64) as usize];
-        let ended = migrate(world, seed, &tables[usize::from(world == World::NotApproved)]);
+        let at = (seed % WORLDS.len() as u64) as usize;
+        let (world, ended) = (WORLDS[at], migrate(WORLDS[at], seed, &tables[at]));
         results.entry(world).or_default().push(ended);
     }
     let done = |world| results[&world].iter().filter(|it| it.share_ppm == 1_000_000).count();
@@ -273,16 +305,22 @@ fn a_thousand_migrations_rise_on_proof_only_and_go_back_in_time() {
         results[&World::FailsSuddenly].iter().filter_map(|it| it.rolled_back_at).map(|at| at - 700).collect();
     took.sort_unstable();
     eprintln!(
-        "false promotes: {} of 100 where 1.05 % differ and 1 % may; false rollbacks: {} of 100 healthy, {} of 100 in an outage of both; time to roll back: {} s in the middle, {} s at most",
+        "false promotes: {} of 100 where 1.05 % differ and 1 % may; false rollbacks: {} of 100 healthy, {} of 100 in an outage of both, {} at 100 %; time to roll back: {} s in the middle, {} s at most",
         results[&World::TrulyDifferent].iter().filter(|it| it.steps > 0).count(),
         back(World::Healthy),
         back(World::BothFail),
+        back(World::BothFailAtTheEnd),
         took[took.len() / 2],
         took[took.len() - 1],
     );
     for world in [World::Healthy, World::BothFail] {
         assert_eq!(back(world), 0, "{world:?}: a shared outage is not serverless's, and health is none");
     }
+    assert!(done(World::ColdStarts) >= 80, "{}", done(World::ColdStarts));
+    assert!(
+        results[&World::StaysSlow].iter().all(|it| it.steps <= 1),
+        "who is slow on the first step stays on it"
+    );
     assert!(done(World::Healthy) >= 95, "{}", done(World::Healthy));
     for world in [World::NoTraffic, World::Frozen] {
         assert!(

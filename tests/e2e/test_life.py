@@ -144,6 +144,28 @@ def test_kill_switches_by_api_are_files_and_are_written_down(start, origin):
     assert [(it["action"], it["scope"]) for it in audit(banyan)][:2] == [("kill", "route:r"), ("unkill", "route:r")]
 
 
+def test_a_kill_needs_nothing_but_the_process(start, origin):
+    """By signal; and by API where the file that is the switch cannot be made."""
+    banyan = start(Banyan, rules(origin, stage="stage: serverless"))
+    side = lambda: header(send(banyan.port, "GET", "/other").headers, "x-banyan")  # noqa: E731
+    banyan.popen.send_signal(signal.SIGUSR1)
+    wait_for("the kill", lambda: "reason=kill" in side())
+    assert (banyan.state / "KILL").exists()
+    banyan.popen.send_signal(signal.SIGUSR2)
+    wait_for("the end of it", lambda: "reason=kill" not in side())
+    assert not (banyan.state / "KILL").exists() and [(it["actor"], it["action"]) for it in audit(banyan)] == [("signal", "kill"), ("signal", "unkill")]
+    # The rules and the state directory are gone.
+    banyan.rules.rename(banyan.folder / "rules-away")
+    banyan.state.rename(banyan.folder / "state-away")
+    done = banyan.api("/api/v1/kill", "POST", {"scope": "all", "reason": "everything is gone"})[1]
+    assert done["kept"] is False and "reason=kill" in side()
+    assert banyan.metric("banyan_kill_switch", scope="all") == 1
+    (banyan.folder / "state-away").rename(banyan.state)
+    wait_for("its file", lambda: (banyan.state / "KILL").exists())
+    assert "reason=kill" in side() and banyan.cli("unkill", "all", "--yes", "--reason", "over").returncode == 0
+    assert "reason=kill" not in side() and not (banyan.state / "KILL").exists()
+
+
 def test_the_commands_say_what_they_do(start, origin):
     banyan = start(Banyan, rules(origin))
     out = banyan.cli("promote", "r", "--reason", "first users", "--dry-run")

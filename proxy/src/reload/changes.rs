@@ -11,7 +11,7 @@ use banyan_routes::audit::Entry;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::life::{Asked, Change, Headroom, RouteState};
 use banyan_routes::plan::CONTROLLER;
-use banyan_routes::state::{BackScope, State};
+use banyan_routes::state::{BackScope, State, WayBack};
 use banyan_routes::table::Route;
 use jiff::Timestamp;
 use serde_json::json;
@@ -276,7 +276,16 @@ impl Reloader {
             self.turn(scope, false)?;
             return Ok(true);
         }
-        self.turn(scope, on)?;
+        if let Err(error) = self.turn(scope, on) {
+            if !on {
+                return Err(error);
+            }
+            // Without its file it is in force all the same, and made when there is a place for it.
+            tracing::error!(?error, "a kill switch could not be made a file");
+            let (actor, reason) = (asked.actor.clone(), asked.reason.clone());
+            self.force(vec![WayBack { scope: BackScope::Kill { scope: scope.to_string() }, actor, reason }]);
+            return Ok(false);
+        }
         if !on {
             self.forget(&BackScope::Kill { scope: scope.to_string() });
         }

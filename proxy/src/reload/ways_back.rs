@@ -55,6 +55,20 @@ impl Reloader {
         }
     }
 
+    /// USR1 kills everything, USR2 lifts that: for when nothing but the process is left.
+    pub async fn kill_by_signal(&mut self, on: bool) {
+        let asked = ChangeAsked {
+            what: What::Kill { scope: Scope::All, on },
+            actor: "signal".to_owned(),
+            reason: if on { "USR1" } else { "USR2" }.to_owned(),
+            if_revision: None,
+            dry_run: false,
+        };
+        if let Err(why) = self.change(&asked).await {
+            tracing::error!(?why, "a kill by signal was not made");
+        }
+    }
+
     /// What the plan says of several routes, all at once.
     pub(super) fn roll_back(&mut self, routes: Vec<(Box<str>, Reason)>) {
         let mut backs = Vec::new();
@@ -89,7 +103,7 @@ impl Reloader {
     }
 
     /// In force when this returns.
-    fn force(&mut self, backs: Vec<WayBack>) {
+    pub(super) fn force(&mut self, backs: Vec<WayBack>) {
         for back in backs {
             if !self.unsent.iter().any(|other| other.scope == back.scope) {
                 self.unsent.push(back);
@@ -146,6 +160,13 @@ impl Reloader {
             BackScope::Rollback { route } => What::Route { id: route.clone(), change: Change::Rollback },
             BackScope::Kill { scope } => What::Kill { scope: Scope::parse(scope), on: true },
         };
+        if let (What::Kill { scope, .. }, None) = (&what, &self.fleet) {
+            // Here the file is what keeps it.
+            let scope = scope.clone();
+            if let Err(NotKept::Away(error)) = self.turn(&scope, true) {
+                return Err(Unsent::Away(error));
+            }
+        }
         let (actor, reason) = (back.actor.clone(), back.reason.clone());
         let asked = ChangeAsked { what, actor, reason, if_revision, dry_run: false };
         for _ in 0..CONFLICTS_MAX {
