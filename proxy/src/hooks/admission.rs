@@ -10,9 +10,11 @@ use banyan_routes::cors::Added;
 use banyan_routes::decide::value_of;
 use banyan_routes::request::RequestFacts;
 use banyan_routes::table::{RequireRule, Route};
+use banyan_routes::terms::KeySource;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, header};
 use pingora_proxy::Session;
+use std::net::IpAddr;
 use std::time::Duration;
 
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -40,14 +42,15 @@ pub fn check(
         return Some(denied);
     }
     let guard = live.serving.limits[index as usize].as_deref()?;
-    // A client without the key is known by its address.
-    let key = value_of(&guard.rule.key, facts);
-    let admitted = match (&key, facts.client_ip) {
+    // A client without the key is known by its address: by its bytes, its text would have to be made first.
+    let key = match &guard.rule.key {
+        KeySource::ClientIp => None,
+        source => value_of(source, facts),
+    };
+    let admitted = match (&key, facts.client_ip.map(|address| address.to_canonical())) {
         (Some(key), _) => guard.admits(key),
-        (None, Some(address)) => match address {
-            std::net::IpAddr::V4(address) => guard.admits(&address.octets()),
-            std::net::IpAddr::V6(address) => guard.admits(&address.octets()),
-        },
+        (None, Some(IpAddr::V4(address))) => guard.admits(&address.octets()),
+        (None, Some(IpAddr::V6(address))) => guard.admits(&address.octets()),
         (None, None) => guard.admits(&[]),
     };
     admitted.err().map(|wait| too_many("rate_limited", wait))
