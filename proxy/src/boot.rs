@@ -10,7 +10,7 @@ use crate::certificates::{HotCertificate, client_verifier};
 use crate::control::{Control, ControlLoop, Request, Signals, Stop};
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
-use crate::front::Front;
+use crate::front::{Edge, Front};
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, keep};
@@ -223,7 +223,7 @@ fn server(
         let mut proxy = http_proxy(&server.configuration, Service(shared.clone()));
         proxy.server_options = Some(options);
         let front = Front { proxy: Arc::new(proxy), shared: shared.clone(), places: places.clone() };
-        ListeningService::new(name, front)
+        ListeningService::new(name, Edge(Arc::new(front)))
     };
     // One service for all listeners but h2c ones, so that they share one pool of connections to the backends.
     let mut main = service("proxy".into(), false);

@@ -61,6 +61,8 @@ pub struct Context {
     pub sent: Option<Sent>,
     pub tries: u32,
     pub retries: u8,
+    /// Hints that came before the answer.
+    pub interims: u8,
     /// The next try waits a random moment.
     pub pause: bool,
     /// Whether the body is held whole, and sent by ourselves.
@@ -127,6 +129,7 @@ impl Context {
             sent: None,
             tries: 0,
             retries: 0,
+            interims: 0,
             pause: false,
             whole: false,
             other_addresses: 0,

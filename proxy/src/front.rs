@@ -1,25 +1,21 @@
-//! What stands before the framework's proxy on every listener: how many requests at once, and how long a head may take.
+//! What stands before the framework's proxy on every listener: the watch on each connection, and how many requests there are at once.
 //!
-//! Input: a connection's next request, unread. Output: the proxy's own handling of it, a 503, or a closed connection. Must not: look into the
-//! request, or hold a timer once its head is there.
+//! Input: a connection, and each of its requests, unread. Output: the proxy's own handling of it, or a 503. Must not: look into a request.
 
-use crate::head_read::HEAD_READ;
 use crate::proxy::Shared;
 use crate::service::Service;
+use crate::wire::{self, Wire};
 use async_trait::async_trait;
 use http::header;
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream};
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::H2Options;
+use pingora_core::protocols::{ALPN, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
-use std::cell::Cell;
-use std::future::poll_fn;
-use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::task::Poll;
 use std::time::Duration;
 
 /// How long the head of a refused request is waited for: a client that is still sending would be reset before it has read the refusal.
@@ -65,42 +61,41 @@ impl Front {
     }
 }
 
+/// A connection as it was accepted.
+pub struct Edge(pub Arc<Front>);
+
+#[async_trait]
+impl ServerApp for Edge {
+    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+        let front = &self.0;
+        // HTTP/2 frames its messages; there is no second way to read them.
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            return front.process_new(stream, shutdown).await;
+        }
+        let preface = front.server_options().is_some_and(|options| options.h2c);
+        let header_time = front.shared.settings.limits.header_time;
+        let wire = Wire::new(stream, preface, header_time, front.shared.metrics.clone());
+        wire::watched(wire.watch(), front.process_new(Box::new(wire), shutdown)).await
+    }
+
+    async fn cleanup(&self) {
+        self.0.http_cleanup().await;
+    }
+}
+
 #[async_trait]
 impl HttpServerApp for Front {
     async fn process_new_http(
         self: &Arc<Self>,
-        mut session: ServerSession,
+        session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         let Some(_place) = self.place() else {
             self.refuse(session).await;
             return None;
         };
-        // Of HTTP/2 the head is there already; the framework reads it.
-        if session.is_http2() {
-            return self.proxy.process_new_http(session, shutdown).await;
-        }
-        let limits = &self.shared.settings.limits;
-        // A connection that was used before may rest first; a new one has brought nothing yet.
-        let used = session.take_connection_user_context().is_some();
-        let rest = if used { limits.idle } else { Duration::ZERO };
-        let serving = HEAD_READ.scope(Cell::new(false), async {
-            let mut served = pin!(self.proxy.process_new_http(session, shutdown));
-            let mut deadline = pin!(tokio::time::sleep(limits.header_time + rest));
-            poll_fn(|cx| {
-                if let Poll::Ready(reused) = served.as_mut().poll(cx) {
-                    return Poll::Ready(reused);
-                }
-                let waiting = !HEAD_READ.with(Cell::get);
-                if waiting && deadline.as_mut().poll(cx).is_ready() {
-                    self.shared.metrics.refused.with_label_values(&["header_time"]).inc();
-                    return Poll::Ready(None);
-                }
-                Poll::Pending
-            })
-            .await
-        });
-        serving.await
+        wire::next_message();
+        self.proxy.process_new_http(session, shutdown).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {

@@ -3,7 +3,6 @@
 //! Input: the framework's callbacks. Output: none of its own. Must not: hold logic; ten lines a hook at most.
 
 use crate::context::{Context, InFlight};
-use crate::head_read::head_is_read;
 use crate::hooks::{again, fail, finish, request, response, rewrite, upstream, whole};
 use crate::proxy::Shared;
 use async_trait::async_trait;
@@ -13,7 +12,6 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
-use std::any::Any;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +22,6 @@ impl ProxyHttp for Service {
     type CTX = Context;
 
     fn new_ctx(&self) -> Context {
-        head_is_read();
         let in_flight = InFlight::new(&self.0.metrics.inflight);
         Context::new(self.0.live.load(), in_flight, self.0.settings.attribution_header)
     }
@@ -36,11 +33,6 @@ impl ProxyHttp for Service {
     async fn early_request_filter(&self, session: &mut Session, _: &mut Context) -> Result<()> {
         session.set_pipelining_enabled(true);
         Ok(())
-    }
-
-    /// Something, and nothing: that the connection was used before is all that is to be known of it.
-    fn persist_connection_context(&self, _: &Session, _: &Context) -> Option<Box<dyn Any + Send + Sync>> {
-        Some(Box::new(()))
     }
 
     async fn request_filter(&self, session: &mut Session, ctx: &mut Context) -> Result<bool> {

@@ -21,6 +21,7 @@ pub mod request;
 pub mod path;
 pub mod pattern;
 pub mod lookup;
+pub mod guard;
 pub mod bucket;
 pub mod rewrite;
 pub mod cors;

@@ -29,6 +29,8 @@ pub enum PathFault {
     Parameters,
     #[error("the dot segments of the path lead above its root")]
     AboveRoot,
+    #[error("some servers would read the path as that of a guarded route")]
+    NearGuard,
 }
 
 /// A path that may be matched.
@@ -40,6 +42,8 @@ pub struct PathRead<'a> {
     pub encoded_slash: bool,
     /// What `paths: strict` refuses in it; only a route with `paths: normalise` may take this request, by [`normalise`].
     pub strict_fault: Option<PathFault>,
+    /// It has escapes, capitals, or a dot at the end of a segment: a server that folds such could read another path.
+    pub foldable: bool,
 }
 
 /// Reads a raw path. Faults that no mode lets through are errors; the others are noted, and judged once the route is known.
@@ -50,9 +54,13 @@ pub fn read_path(raw: &str) -> Result<PathRead<'_>, PathFault> {
     }
     let mut plain = true;
     let mut parameters = false;
+    let mut foldable = bytes.last() == Some(&b'.');
+    let mut before = b'/';
     for b in bytes {
         match b {
             b'%' => plain = false,
+            b'A'..=b'Z' => foldable = true,
+            b'/' => foldable |= before == b'.',
             b';' => parameters = true,
             b'\\' => return Err(PathFault::Backslash),
             b'"' | b'<' | b'>' | b'^' | b'`' | b'{' | b'|' | b'}' | b'#' | b'?' => {
@@ -61,10 +69,11 @@ pub fn read_path(raw: &str) -> Result<PathRead<'_>, PathFault> {
             0..=0x20 | 0x7f.. => return Err(PathFault::BadByte),
             _ => {}
         }
+        before = *b;
     }
     let (text, encoded_slash) = if plain { (Cow::Borrowed(raw), false) } else { decode(raw)? };
     let strict_fault = segment_fault(&text).or(parameters.then_some(PathFault::Parameters));
-    Ok(PathRead { text, encoded_slash, strict_fault })
+    Ok(PathRead { text, encoded_slash, strict_fault, foldable: foldable || !plain || parameters })
 }
 
 /// Decodes unreserved bytes; everything else stays encoded, in upper case.

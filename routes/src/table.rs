@@ -7,9 +7,10 @@ use crate::backend::Backend;
 use crate::compare::rules::Rules;
 use crate::cors::Cors;
 use crate::file::{Effects, EncodedSlash, PathsMode, Scheme};
+use crate::guard::Guard;
 use crate::ids::{Revision, SharePpm, Side};
 use crate::lookup::{Entry, Index};
-use crate::path::{PathFault, normalise, read_path};
+use crate::path::{PathFault, PathRead, normalise, read_path};
 use crate::pattern::Matcher;
 use crate::read_back::ReadBack;
 use crate::request::RequestFacts;
@@ -323,9 +324,15 @@ pub struct RouteTable {
     pub cohorts: Vec<Cohort>,
     pub groups: Vec<Box<str>>,
     pub freezes: Vec<Freeze>,
+    /// Methods that matches name.
+    pub named_methods: Vec<Method>,
     pub by_id: HashMap<Box<str>, u32>,
     pub(crate) index: Index,
     pub(crate) any_normalise: bool,
+    /// Where some route is guarded.
+    pub(crate) guard: Option<Box<Guard>>,
+    /// What stands before each route, in their order; empty where nothing does.
+    pub(crate) guards: Vec<u32>,
 }
 
 /// The route of a request.
@@ -388,6 +395,7 @@ impl RouteTable {
         let Some(fault) = read.strict_fault else {
             let (route, alternative) = self.found(facts, &read.text).ok_or(Unroutable::NoRoute)?;
             self.slash_allowed(route, read.encoded_slash)?;
+            self.not_near_guard(facts, &read, &read.text, route)?;
             return Ok(Found { route, alternative, normalised: None });
         };
         if !self.any_normalise {
@@ -399,7 +407,21 @@ impl RouteTable {
             return Err(Unroutable::Ambiguous(fault));
         }
         self.slash_allowed(route, read.encoded_slash)?;
+        self.not_near_guard(facts, &read, &path, route)?;
         Ok(Found { route, alternative, normalised: Some(path) })
+    }
+
+    /// A guarded route cannot be reached around its guard, however the backend reads a path.
+    fn not_near_guard(
+        &self,
+        facts: &RequestFacts<'_>,
+        read: &PathRead<'_>,
+        path: &str,
+        route: u32,
+    ) -> Result<(), Unroutable> {
+        let Some(guard) = self.guard.as_ref().filter(|_| read.foldable) else { return Ok(()) };
+        let near = guard.is_near(facts, path, self.guards[route as usize]);
+        if near { Err(Unroutable::Ambiguous(PathFault::NearGuard)) } else { Ok(()) }
     }
 
     fn slash_allowed(&self, route: u32, encoded_slash: bool) -> Result<(), Unroutable> {

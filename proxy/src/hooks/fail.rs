@@ -5,6 +5,7 @@
 
 use crate::answers::{Cause, refuse};
 use crate::context::Context;
+use crate::wire;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
 
@@ -26,6 +27,8 @@ pub fn status(error: &Error, ctx: &Context) -> (u16, Cause) {
             (502, "backend_tls")
         }
         (ErrorSource::Upstream, _) => (502, "backend_broken_response"),
+        // The wire has cut it off at what it cannot be sure of.
+        (ErrorSource::Downstream, ReadError) if let Some(fault) = wire::fault() => fault.answer(),
         (ErrorSource::Downstream, ReadTimedout) => (408, "request_timeout"),
         (ErrorSource::Downstream, InvalidHTTPHeader) => (400, "malformed_request"),
         (ErrorSource::Downstream, ConnectionClosed | ReadError | WriteError | WriteTimedout | H2Error) => {

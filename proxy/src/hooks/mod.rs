@@ -2,6 +2,7 @@
 //! without pingora is decided in `banyan-routes`.
 
 pub mod admission;
+pub mod hygiene;
 pub mod request;
 pub mod again;
 pub mod upstream;

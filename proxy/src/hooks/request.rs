@@ -4,9 +4,10 @@
 //! writing that answer.
 
 use crate::answers::{answer, refuse};
+use crate::claims;
 use crate::context::Context;
-use crate::facts::{self, Client, facts, head_bytes};
-use crate::hooks::admission;
+use crate::facts::{self, Client, facts};
+use crate::hooks::{admission, hygiene};
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::shadow::tee::Capture;
@@ -32,13 +33,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// `Ok(true)`: answered here.
 pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> Result<bool> {
     identify(shared, session, ctx);
-    match refusal(shared, session) {
+    let underscores = shared.settings.underscore_headers;
+    claims::strip(session.req_header_mut(), ctx.client.trusted, underscores);
+    match hygiene::refusal(&shared.settings.limits, session) {
         Some((status, cause)) => {
             refuse(session, ctx, status, cause, true).await?;
             return Ok(true);
         }
         None => match choose(shared, session, ctx) {
-            Next::Forward => return Ok(false),
+            Next::Forward => {
+                session.req_header_mut().remove_header(OVERRIDE_HEADER);
+                hygiene::expectation(session);
+                return Ok(false);
+            }
             Next::Refuse(status, cause, close) => refuse(session, ctx, status, cause, close).await?,
             Next::Answer(status, headers, body) => {
                 ctx.status = status;
@@ -82,41 +89,6 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     session.set_read_timeout(if ctx.upgrade { None } else { Some(shared.settings.limits.idle) });
 }
 
-/// Limits on the head, before anything looks at it.
-fn refusal(shared: &Shared, session: &Session) -> Option<(u16, &'static str)> {
-    let limits = &shared.settings.limits;
-    let request = session.req_header();
-    if request.headers.len() > limits.headers {
-        return Some((431, "too_many_headers"));
-    }
-    if head_bytes(request) > limits.header_bytes {
-        return Some((431, "headers_too_large"));
-    }
-    if session
-        .as_downstream()
-        .as_http1()
-        .is_some_and(|http1| !facts::is_plain_target(&http1.get_headers_raw_bytes()))
-    {
-        return Some((400, "malformed_target"));
-    }
-    // `5, 5` and codings other than chunked are read differently by different servers.
-    let digits = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
-    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
-    if !request.headers.get_all(header::CONTENT_LENGTH).iter().all(digits)
-        || !request.headers.get_all(header::TRANSFER_ENCODING).iter().all(chunked)
-    {
-        return Some((400, "malformed_framing"));
-    }
-    let length = request
-        .headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-    if length.is_some_and(|length| length > limits.body_bytes) {
-        return Some((413, "body_too_large"));
-    }
-    None
-}
-
 /// The raw path and query. Origin-form is taken as the bytes that came; other forms by their parsed URI.
 pub fn target(request: &pingora_http::RequestHeader) -> Option<(&str, Option<&str>)> {
     let raw = std::str::from_utf8(request.raw_path()).ok()?;
@@ -137,6 +109,9 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     let Some((path, query)) = target(request) else { return Next::Refuse(400, "ambiguous_path", true) };
     ctx.public_host = host.into();
     let listener = shared.settings.listeners.get(ctx.listener).map_or("", |listener| listener.name.as_str());
+    if !hygiene::known_method(&live.serving.table, &request.method) {
+        return Next::Refuse(if request.method == Method::TRACE { 405 } else { 501 }, "method", true);
+    }
     let facts = RequestFacts { path, query, ..facts(request, host, &request.uri, &ctx.client, listener) };
     let table = &live.serving.table;
     if let Some(preflight) = preflight(table, &facts) {
@@ -287,6 +262,7 @@ fn ambiguous(fault: PathFault) -> &'static str {
         PathFault::EmptySegment => "ambiguous_path_empty_segment",
         PathFault::Backslash => "ambiguous_path_backslash",
         PathFault::Parameters => "ambiguous_path_parameters",
+        PathFault::NearGuard => "ambiguous_path_near_guard",
         PathFault::NotAbsolute | PathFault::BadByte | PathFault::BadEscape | PathFault::HiddenByte => {
             "malformed_path"
         }

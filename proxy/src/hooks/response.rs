@@ -7,6 +7,7 @@ use crate::context::{ATTRIBUTION, Context};
 use crate::facts::nominated;
 use crate::hooks::again::{AGAIN, plan};
 use crate::proxy::Shared;
+use crate::wire;
 use banyan_routes::decide::{OWN_COOKIE, own_key_text};
 use banyan_routes::rewrite::{Addresses, cookie_with_domain, public_location};
 use banyan_routes::table::HeaderEdits;
@@ -25,11 +26,22 @@ pub fn received(
     response: &ResponseHeader,
 ) -> Result<()> {
     if response.status.is_informational() && response.status != StatusCode::SWITCHING_PROTOCOLS {
+        ctx.interims += 1;
+        if ctx.interims > INTERIMS_MAX {
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "too many interim answers").into_up());
+        }
         return Ok(());
     }
-    if response.status == StatusCode::SWITCHING_PROTOCOLS && !ctx.upgrade {
+    let websocket = response
+        .headers
+        .get(header::UPGRADE)
+        .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+    if response.status == StatusCode::SWITCHING_PROTOCOLS && !(ctx.upgrade && websocket) {
         // Nobody asked for a tunnel; what follows would be read by no one's rules.
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 to an ordinary request").into_up());
+    }
+    if let Some(odd) = odd_framing(response) {
+        return Err(Error::explain(ErrorType::InvalidHTTPHeader, odd).into_up());
     }
     if let Some(sent) = &ctx.sent {
         let took = sent.at.elapsed();
@@ -53,6 +65,24 @@ pub fn received(
         return Err(error);
     }
     Ok(())
+}
+
+/// Hints before an answer; more is a flood.
+const INTERIMS_MAX: u8 = 16;
+
+/// What a client might find another end of the answer by than we do.
+fn odd_framing(response: &ResponseHeader) -> Option<&'static str> {
+    let mut lengths = response.headers.get_all(header::CONTENT_LENGTH).iter();
+    let digits = |value: &HeaderValue| !value.is_empty() && value.as_bytes().iter().all(u8::is_ascii_digit);
+    if lengths.next().is_some_and(|length| !digits(length)) || lengths.next().is_some() {
+        return Some("an odd Content-Length");
+    }
+    let mut codings = response.headers.get_all(header::TRANSFER_ENCODING).iter();
+    let chunked = |value: &HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"chunked");
+    if codings.next().is_some_and(|coding| !chunked(coding)) || codings.next().is_some() {
+        return Some("an odd Transfer-Encoding");
+    }
+    None
 }
 
 /// A 403 may be the application's own; AWS's names what it did not like of a signature or of its key.
@@ -85,7 +115,16 @@ pub fn run(
 ) -> Result<()> {
     if response.status == StatusCode::SWITCHING_PROTOCOLS {
         ctx.status = 101;
+        wire::tunnel();
         return attribute(ctx, response);
+    }
+    if matches!(response.status.as_u16(), 100..=199 | 204) {
+        // There is no body, whatever they say.
+        response.remove_header(&header::CONTENT_LENGTH);
+        response.remove_header(&header::TRANSFER_ENCODING);
+    }
+    if response.status == StatusCode::NOT_MODIFIED {
+        response.remove_header(&header::TRANSFER_ENCODING);
     }
     if response.status.is_informational() {
         return Ok(());

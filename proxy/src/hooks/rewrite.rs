@@ -5,16 +5,15 @@
 
 use crate::context::Context;
 use crate::facts::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
+use crate::hooks::hygiene;
 use crate::settings::Limits;
-use banyan_routes::override_header::OVERRIDE_HEADER;
 use banyan_routes::table::HeaderEdits;
 use http::uri::PathAndQuery;
-use http::{HeaderName, HeaderValue, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Uri, header};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use std::time::Duration;
 
-const FORWARDED: HeaderName = header::FORWARDED;
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const SHADOW: HeaderName = HeaderName::from_static("x-banyan-shadow");
 const FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
@@ -38,10 +37,14 @@ pub fn shape(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     host(request, ctx)?;
     one_cookie_line(request)?;
     forwarded(request, ctx)?;
-    request.remove_header(OVERRIDE_HEADER);
-    request.remove_header(&SHADOW);
     if ctx.shadow {
         request.insert_header(SHADOW, HeaderValue::from_static("1"))?;
+    }
+    if hygiene::has_body(request)
+        && matches!(request.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
+    {
+        // A backend that does not read such a body would take it for the next request on the connection.
+        request.insert_header(header::CONNECTION, HeaderValue::from_static("close"))?;
     }
     request.insert_header(TRACEPARENT, ctx.trace.header())?;
     if ctx.sent.as_ref().is_some_and(|sent| sent.backend.signature.is_some()) {
@@ -119,7 +122,6 @@ fn forwarded(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
         let chain = chain.join(", ");
         request.insert_header(FOR, value(chain)?)?;
     } else {
-        request.remove_header(&FORWARDED);
         request.insert_header(FOR, value(peer)?)?;
     }
     if !ctx.client.trusted || !request.headers.contains_key(PROTO) {

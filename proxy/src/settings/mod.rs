@@ -4,12 +4,14 @@
 //! not: open the files it names, except to read the override key.
 
 mod api_keys;
+mod limits;
 mod secrets;
 mod state;
 mod tokens;
 mod webhooks;
 
 pub use api_keys::{ApiKey, ApiKeys};
+pub use limits::Limits;
 pub use secrets::Digest;
 pub use state::FleetSettings;
 pub use tokens::{Bearer, Role, Tokens};
@@ -18,7 +20,7 @@ pub use webhooks::{Event, Webhook};
 use crate::aws::endpoint::{AwsSettings, Price};
 use banyan_routes::backend::Origin;
 use banyan_routes::locate::locate;
-use banyan_routes::units::{ByteSize, Percent, Span};
+use banyan_routes::units::{Percent, Span};
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -37,11 +39,13 @@ struct Raw {
     state: Option<state::RawState>,
     threads: Option<usize>,
     #[serde(default)]
-    limits: RawLimits,
+    limits: limits::RawLimits,
     #[serde(default)]
     logs: RawLogs,
     tracing: Option<RawTracing>,
     attribution_header: Option<bool>,
+    #[serde(default)]
+    underscore_headers: UnderscoreHeaders,
     override_key: Option<PathBuf>,
     api_keys: Option<PathBuf>,
     #[serde(default)]
@@ -121,33 +125,6 @@ pub enum Watch {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawLimits {
-    header_bytes: Option<ByteSize>,
-    headers: Option<usize>,
-    body: Option<ByteSize>,
-    header_time: Option<Span>,
-    body_rate: Option<BytesPerSecond>,
-    idle: Option<Span>,
-    connections: Option<usize>,
-    buffered: Option<ByteSize>,
-}
-
-/// `1KiB/s`.
-#[derive(Clone, Copy, Debug)]
-struct BytesPerSecond(u64);
-
-impl<'de> Deserialize<'de> for BytesPerSecond {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = String::deserialize(deserializer)?;
-        let size = text.strip_suffix("/s").and_then(|size| size.parse::<ByteSize>().ok());
-        size.map(|size| BytesPerSecond(size.0)).ok_or_else(|| {
-            serde::de::Error::custom(format!("`{text}` is not a rate; expected for example `1KiB/s`"))
-        })
-    }
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawLogs {
     access: Option<String>,
     sample: Option<Percent>,
@@ -206,21 +183,14 @@ pub struct ListenerTls {
     pub client_ca: Option<PathBuf>,
 }
 
-#[derive(Clone, Debug)]
-pub struct Limits {
-    pub header_bytes: u64,
-    pub headers: usize,
-    pub body_bytes: u64,
-    /// From the start of a connection, or the end of its rest, to the end of a request's head.
-    pub header_time: Duration,
-    /// Bytes a second that a body has to bring on average, from its tenth second on; `None`: no matter.
-    pub body_rate: Option<u64>,
-    /// Requests and resting connections at one time.
-    pub connections: usize,
-    /// How long a kept connection may be silent.
-    pub idle: Duration,
-    /// Bodies held whole at one time, all requests together: for functions and signatures.
-    pub buffered_bytes: u64,
+/// What becomes of headers whose names hold an underscore: many backends read `X_Tenant` as `X-Tenant`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UnderscoreHeaders {
+    #[default]
+    Drop,
+    /// All but those that would pass for a header that says who somebody is, or where a message ends.
+    Keep,
 }
 
 /// Where access log lines go.
@@ -249,6 +219,7 @@ pub struct Settings {
     /// The part of successful requests that is logged; failures always are.
     pub log_sample: Percent,
     pub attribution_header: bool,
+    pub underscore_headers: UnderscoreHeaders,
     pub override_key: Option<Vec<u8>>,
     /// Keys of clients, for routes that require one.
     pub api_keys: Option<PathBuf>,
@@ -373,19 +344,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         watch: rules.watch.unwrap_or_default(),
         state_dir: flags.state.clone().or(state.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("state")),
         threads,
-        limits: Limits {
-            header_bytes: raw.limits.header_bytes.map_or(64 << 10, |size| size.0),
-            headers: raw.limits.headers.unwrap_or(100),
-            body_bytes: raw.limits.body.map_or(1 << 30, |size| size.0),
-            header_time: raw.limits.header_time.map_or(Duration::from_secs(10), |span| span.0),
-            body_rate: raw
-                .limits
-                .body_rate
-                .map_or(Some(1 << 10), |rate| Some(rate.0).filter(|rate| *rate > 0)),
-            connections: raw.limits.connections.unwrap_or(20_000),
-            idle: raw.limits.idle.map_or(Duration::from_secs(60), |span| span.0),
-            buffered_bytes: raw.limits.buffered.map_or(256 << 20, |size| size.0),
-        },
+        limits: raw.limits.lower(),
         access_log: match raw.logs.access.as_deref() {
             None | Some("stdout") => AccessLog::Stdout,
             Some("off") => AccessLog::Off,
@@ -393,6 +352,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         },
         log_sample: raw.logs.sample.unwrap_or(Percent(banyan_routes::ids::SharePpm::ALL)),
         attribution_header: raw.attribution_header.unwrap_or(false) || flags.attribution,
+        underscore_headers: raw.underscore_headers,
         override_key,
         api_keys,
         trusted_proxies: raw.trusted_proxies,

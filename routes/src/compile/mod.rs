@@ -12,12 +12,14 @@ mod serverless;
 
 use crate::backend::{Backend, HostMode, Target};
 use crate::file::{self, Defaults, RuleFile};
+use crate::guard::Guard;
 use crate::ids::{DEFAULT_ROUTE, Revision, Side, valid_name};
 use crate::lookup::{Entry, Index};
 use crate::overlap;
 use crate::problem::{Place, Problem, Source, any_error};
 use crate::read::read;
-use crate::table::{Cohort, Freeze, Policy, Route, RouteTable};
+use crate::table::{Action, Cohort, Freeze, Policy, RequireRule, Route, RouteTable};
+use http::Method;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
@@ -253,9 +255,16 @@ impl Lowering {
             let index = Index::build(entries, |entry| {
                 &routes[entry.route as usize].matches[usize::from(entry.alternative)]
             });
+            let guards = guards(routes);
+            let matchers = routes.iter().zip(&guards);
+            let matchers = matchers.flat_map(|(route, guard)| route.matches.iter().map(|it| (*guard, it)));
+            let guard = guards.iter().any(|guard| *guard > 0).then(|| Box::new(Guard::build(matchers)));
             RouteTable {
                 revision: revision(files),
+                guard,
+                guards,
                 any_normalise: routes.iter().any(|route| route.policy.normalise),
+                named_methods: named_methods(routes),
                 by_id: routes.iter().enumerate().map(|(at, route)| (route.id.clone(), at as u32)).collect(),
                 has_default,
                 index,
@@ -305,4 +314,33 @@ fn meaning(kind: &str, value: &impl serde::Serialize) -> u64 {
     // Writing our own shapes to memory has no way to fail; a part left out would only change the hash.
     let _ = serde_json::to_writer(&mut buffer, value);
     xxh3_64(&buffer)
+}
+
+/// What stands before each route: 0 for nothing, and the same number for the same conditions.
+fn guards<'r>(routes: &'r [Route]) -> Vec<u32> {
+    let mut known: Vec<&RequireRule> = Vec::new();
+    let number = |route: &'r Route| match route {
+        Route { require: Some(rule), .. } => {
+            let at = known.iter().position(|it| *it == &**rule).unwrap_or(known.len());
+            if at == known.len() {
+                known.push(rule);
+            }
+            at as u32 + 2
+        }
+        Route { action: Action::Respond(respond), .. } if respond.status.as_u16() >= 400 => 1,
+        Route { .. } => 0,
+    };
+    routes.iter().map(number).collect()
+}
+
+/// The methods beyond the common ones that somebody claims.
+fn named_methods(routes: &[Route]) -> Vec<Method> {
+    let matchers = routes.iter().flat_map(|route| &route.matches);
+    let mut methods: Vec<Method> = Vec::new();
+    for method in matchers.flat_map(|matcher| &matcher.conditions.methods) {
+        if !methods.contains(method) {
+            methods.push(method.clone());
+        }
+    }
+    methods
 }
