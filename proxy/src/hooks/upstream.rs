@@ -6,6 +6,7 @@ use crate::context::{Context, Sent};
 use crate::hooks::again;
 use crate::proxy::Shared;
 use crate::targets::backend::NO_ADDRESS;
+use crate::targets::tunnel::{self, TunnelConnect};
 use banyan_routes::file::Protocol;
 use banyan_routes::ids::Side;
 use banyan_routes::table::Timeouts;
@@ -60,6 +61,8 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
     }
     if ctx.upgrade {
         peer.options.read_timeout = None;
+        peer.options.custom_l4 = Some(Arc::new(TunnelConnect { timeout: peer.options.connection_timeout }));
+        peer.group_key ^= tunnel::GROUP;
     }
     let bodyless = ctx.whole
         || !request.headers.contains_key(header::TRANSFER_ENCODING)
