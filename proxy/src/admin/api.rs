@@ -335,6 +335,15 @@ pub fn explain(live: &Live, body: &Value) -> Answer {
 }
 
 fn request_of(body: &Value) -> Result<OwnedRequest, String> {
+    const FIELDS: [&str; 5] = ["method", "url", "headers", "client_ip", "listener"];
+    let fields = body.as_object().ok_or("expected a JSON object")?;
+    if let Some(odd) = fields.keys().find(|field| !FIELDS.contains(&field.as_str())) {
+        return Err(format!("`{odd}` is not known; expected {}", FIELDS.join(", ")));
+    }
+    let is_text = |field: &str| fields.get(field).is_none_or(Value::is_string);
+    if let Some(odd) = FIELDS.iter().find(|field| **field != "headers" && !is_text(field)) {
+        return Err(format!("`{odd}` is not a string"));
+    }
     let text = |field: &str| body.get(field).and_then(Value::as_str);
     let url = text("url").ok_or("`url` is missing; expected an absolute URL")?;
     let mut request = OwnedRequest::new(text("method").unwrap_or("GET"), url)?;

@@ -90,6 +90,11 @@ fn asked(id: Option<&str>, action: &str, body: &Value) -> Result<ChangeAsked, St
     if body.actor.as_deref() == Some(CONTROLLER) {
         return Err(format!("`{CONTROLLER}` is the name of Banyan's own"));
     }
+    let given =
+        [("share", body.share.is_some(), action == "share"), ("scope", body.scope.is_some(), id.is_none())];
+    if let Some((field, ..)) = given.iter().find(|(_, given, fits)| *given && !fits) {
+        return Err(format!("`{field}` is not a field of {action}"));
+    }
     let share = || {
         let text =
             body.share.as_deref().ok_or("`share` is missing; expected for example {\"share\": \"25%\"}")?;

@@ -13,7 +13,7 @@ use crate::control::Request;
 use crate::proxy::Shared;
 use crate::settings::Role;
 use async_trait::async_trait;
-use http::{Method, Response, StatusCode, header};
+use http::{HeaderValue, Method, Response, StatusCode, header};
 use pingora_core::apps::http_app::ServeHttp;
 use pingora_core::protocols::http::ServerSession;
 use serde::Serialize;
@@ -47,6 +47,7 @@ impl ServeHttp for Admin {
             ("GET" | "HEAD", "/metrics") => {
                 text_answer("text/plain; version=0.0.4; charset=utf-8", self.shared.metrics.text())
             }
+            (_, "/livez" | "/readyz" | "/metrics") => not_allowed(READ),
             _ if !path.starts_with("/api/v1/") => problem(404, "no such page", &path),
             _ if !host_allowed(session) => {
                 let answer = problem(403, "host not allowed", "the Host must be an address or localhost");
@@ -59,12 +60,13 @@ impl ServeHttp for Admin {
                 let tokens = self.tokens.as_deref();
                 match access::check(tokens, session, role, changes, &self.shared.metrics) {
                     Err(answer) => *answer,
+                    Ok(_) if allowed(&path).is_none_or(|known| !known.contains(method)) => wrong(&path),
                     Ok(caller) if method == "POST" => self.change(session, &path, &caller).await,
                     Ok(_) if path == "/api/v1/audit" => changes::audit(&self.requests).await,
                     Ok(_) => self.read(&path, query.as_deref()),
                 }
             }
-            _ => problem(405, "method not allowed", "expected GET or POST"),
+            _ => wrong(&path),
         };
         finish(&method, answer)
     }
@@ -141,6 +143,9 @@ impl Admin {
                 Some(live) => api::explain(&live, &body),
                 None => problem(503, "no valid rule set", "nothing serves yet"),
             },
+            "/api/v1/reload" if body.as_object().is_some_and(|fields| !fields.is_empty()) => {
+                problem(400, "unknown field", "expected no fields")
+            }
             "/api/v1/reload" => self.reload().await,
             _ => {
                 let metrics = &self.shared.metrics;
@@ -166,6 +171,35 @@ impl Admin {
     }
 }
 
+const READ: &str = "GET, HEAD";
+
+/// The methods of a path of the API; `None` where there is no such path.
+fn allowed(path: &str) -> Option<&'static str> {
+    let below = path.strip_prefix("/api/v1/").unwrap_or_default();
+    match below.split_once('/') {
+        None => match below {
+            "explain" | "reload" | "kill" | "unkill" => Some("POST"),
+            "openapi.json" | "revision" | "routes" | "unclaimed" | "backends" | "differences"
+            | "proposals" | "audit" => Some(READ),
+            _ => None,
+        },
+        Some(("routes", rest)) => Some(if rest.contains('/') { "POST" } else { READ }),
+        Some(("evidence", _)) => Some(READ),
+        Some(_) => None,
+    }
+}
+
+/// No such path, or not by this method.
+fn wrong(path: &str) -> Answer {
+    allowed(path).map_or_else(|| problem(404, "no such resource", path), not_allowed)
+}
+
+fn not_allowed(methods: &'static str) -> Answer {
+    let mut answer = problem(405, "method not allowed", &format!("expected {methods}"));
+    answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static(methods));
+    answer
+}
+
 async fn body(session: &mut ServerSession) -> Result<Value, Answer> {
     let mut bytes = Vec::new();
     loop {
@@ -181,7 +215,11 @@ async fn body(session: &mut ServerSession) -> Result<Value, Answer> {
     if bytes.is_empty() {
         return Ok(json!({}));
     }
-    serde_json::from_slice(&bytes).map_err(|error| problem(400, "not JSON", &error.to_string()))
+    match serde_json::from_slice(&bytes) {
+        Ok(Value::Object(fields)) => Ok(Value::Object(fields)),
+        Ok(_) => Err(problem(400, "not an object", "expected a JSON object")),
+        Err(error) => Err(problem(400, "not JSON", &error.to_string())),
+    }
 }
 
 /// An address or localhost: a name that a stranger's DNS can point at us is neither.

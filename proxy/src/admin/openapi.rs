@@ -31,9 +31,9 @@ pub fn document() -> Value {
                 "summary": "what comparisons of one route add up to",
                 "parameters": [
                     { "name": "id", "in": "path", "required": true, "schema": { "type": "string" } },
-                    { "name": "hours", "in": "query", "description": "the last so many; all that are kept when absent", "schema": { "type": "integer" } }
+                    { "name": "hours", "in": "query", "description": "the last so many; all that are kept when absent", "schema": { "type": "integer", "minimum": 0 } }
                 ],
-                "responses": { "200": ok("counts and the bound they prove"), "401": problem, "403": problem, "404": problem, "503": problem }
+                "responses": { "200": ok("counts and the bound they prove"), "400": problem, "401": problem, "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/differences": { "get": {
                 "summary": "differences by path and kind, the most frequent first",
@@ -53,14 +53,14 @@ pub fn document() -> Value {
                     { "name": "id", "in": "path", "required": true, "schema": { "type": "string" } },
                     { "name": "action", "in": "path", "required": true, "schema": { "enum": ["promote", "hold", "resume", "share", "approve", "rollback", "kill", "unkill"] } }
                 ],
-                "requestBody": { "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Change" } } } },
-                "responses": { "200": ok("changed, or what would come of it"), "400": problem, "401": problem, "403": problem, "404": problem, "409": problem, "415": problem, "503": problem }
+                "requestBody": { "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Change" } } } },
+                "responses": { "200": ok("changed, or what would come of it"), "400": problem, "401": problem, "403": problem, "404": problem, "409": problem, "413": problem, "415": problem, "503": problem }
             } },
             "/api/v1/{switch}": { "post": {
                 "summary": "turn a kill switch on or off",
                 "parameters": [{ "name": "switch", "in": "path", "required": true, "schema": { "enum": ["kill", "unkill"] } }],
-                "requestBody": { "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Change" } } } },
-                "responses": { "200": ok("changed"), "400": problem, "401": problem, "403": problem, "404": problem, "409": problem, "415": problem, "503": problem }
+                "requestBody": { "required": true, "content": { "application/json": { "schema": { "$ref": "#/components/schemas/Change" } } } },
+                "responses": { "200": ok("changed"), "400": problem, "401": problem, "403": problem, "404": problem, "409": problem, "413": problem, "415": problem, "503": problem }
             } },
             "/api/v1/explain": { "post": {
                 "summary": "where a request goes, and why",
@@ -69,14 +69,15 @@ pub fn document() -> Value {
             } },
             "/api/v1/reload": { "post": {
                 "summary": "read the rule directory again",
-                "requestBody": { "content": { "application/json": { "schema": { "type": "object" } } } },
-                "responses": { "200": ok("accepted"), "401": problem, "403": problem, "415": problem, "422": problem, "503": problem }
+                "requestBody": { "required": true, "content": { "application/json": { "schema": { "type": "object", "additionalProperties": false } } } },
+                "responses": { "200": ok("accepted"), "400": problem, "401": problem, "403": problem, "413": problem, "415": problem, "422": problem, "503": problem }
             } },
         },
         "security": [{}, { "token": [] }],
         "components": { "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } }, "schemas": {
             "Explain": {
                 "type": "object",
+                "additionalProperties": false,
                 "required": ["url"],
                 "properties": {
                     "method": { "type": "string", "default": "GET" },
@@ -88,10 +89,11 @@ pub fn document() -> Value {
             },
             "Change": {
                 "type": "object",
+                "additionalProperties": false,
                 "properties": {
-                    "reason": { "type": "string" }, "actor": { "type": "string" }, "if_revision": { "type": "integer" }, "dry_run": { "type": "boolean" },
-                    "share": { "type": "string", "description": "of share: `25%`" },
-                    "scope": { "type": "string", "description": "of kill and unkill: `all`, `group:<name>` or a route's id" }
+                    "reason": { "type": "string" }, "actor": { "type": ["string", "null"] }, "if_revision": { "type": ["integer", "null"] }, "dry_run": { "type": "boolean" },
+                    "share": { "type": ["string", "null"], "description": "of share: `25%`" },
+                    "scope": { "type": ["string", "null"], "description": "of kill and unkill: `all`, which it is when absent, `group:<name>` or a route's id" }
                 }
             },
             "Problem": {
