@@ -9,8 +9,10 @@ use crate::api_keys::HotKeys;
 use crate::certificates::{HotCertificate, client_verifier};
 use crate::control::{Control, ControlLoop, Request, Signals, Stop};
 use crate::discovery::Discovery;
+use crate::doors::{Door, Sockets};
 use crate::evidence::store::EvidenceStore;
 use crate::front::{Edge, Front};
+use crate::leaving::Leaving;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, keep};
@@ -20,6 +22,7 @@ use crate::service::Service;
 use crate::settings::{Listener, Settings};
 use crate::shadow::queue::ShadowQueue;
 use crate::state::fleet::Fleet;
+use crate::succession;
 use crate::targets::supplies::Supplies;
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
@@ -33,7 +36,8 @@ use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch}
 use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::listening::Service as ListeningService;
 use pingora_proxy::http_proxy;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener};
+use sd_notify::NotifyState;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -56,6 +60,7 @@ pub enum Started {
 
 pub struct Running {
     server: Server,
+    doors: Doors,
     control: Control,
     shared: Arc<Shared>,
     /// Keeps the control thread's runtime alive.
@@ -73,11 +78,14 @@ pub fn start(
     let _ = rustls::crypto::ring::default_provider().install_default();
     std::fs::create_dir_all(&settings.state_dir)
         .with_context(|| format!("state directory {}", settings.state_dir.display()))?;
+    let mut sockets = Sockets::inherited(succession::inherit()?);
     for listener in &mut settings.listeners {
-        listener.address =
-            bindable(listener.address).with_context(|| format!("listener `{}`", listener.name))?;
+        listener.address = sockets
+            .open(&listener.name, listener.address)
+            .with_context(|| format!("listener `{}`", listener.name))?;
     }
-    settings.admin = bindable(settings.admin).context("admin listener")?;
+    settings.admin = sockets.open(ADMIN, settings.admin).context("admin listener")?;
+    let sockets = Arc::new(sockets);
     for field in &settings.ignored {
         tracing::warn!("settings: {field} is not enforced yet by this version");
     }
@@ -90,7 +98,7 @@ pub fn start(
         .map(|listener| listener.tls.as_ref().map(HotCertificate::load).transpose())
         .collect::<Result<_, String>>()
         .map_err(|error| anyhow!("certificate: {error}"))?;
-    let draining = Arc::new(AtomicBool::new(false));
+    let leaving = Arc::new(Leaving::default());
     let control_runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("control")
@@ -146,7 +154,8 @@ pub fn start(
         watch: settings.watch,
         signals,
         requests,
-        draining: draining.clone(),
+        leaving: leaving.clone(),
+        sockets: sockets.clone(),
         stop,
         drain_delay: settings.drain_delay,
         fleet: fleet.clone(),
@@ -169,7 +178,7 @@ pub fn start(
         live,
         metrics,
         log,
-        draining: draining.clone(),
+        leaving,
         listening: AtomicBool::new(false),
         supplies,
         shadow,
@@ -178,13 +187,15 @@ pub fn start(
         fleet,
         evidence: store,
     });
-    let control = Control { requests: asked, draining, stop: stopped };
-    let mut server = server(&shared, &certificates, &control, tokens)?;
+    let control = Control { requests: asked, stop: stopped };
+    let (server, doors) = server(&shared, &certificates, &control, tokens, &sockets)?;
+    let mut server = server;
     extra.into_iter().for_each(|service| {
         server.add_services(vec![service]);
     });
     Ok(Started::Ready(Box::new(Running {
         server,
+        doors,
         control,
         shared,
         _control_runtime: control_runtime,
@@ -192,32 +203,27 @@ pub fn start(
     })))
 }
 
-/// The address with a port of its own where 0 was given. The framework would try a taken address for 30 s and then panic
-/// in a task, leaving a process without its listener.
-fn bindable(address: SocketAddr) -> Result<SocketAddr> {
-    let listener = TcpListener::bind(address).with_context(|| format!("cannot listen on {address}"))?;
-    Ok(listener.local_addr()?)
-}
-
 fn server(
     shared: &Arc<Shared>,
     certificates: &[Option<Arc<HotCertificate>>],
     control: &Control,
     tokens: Option<Arc<HotTokens>>,
-) -> Result<Server> {
+    sockets: &Sockets,
+) -> Result<(Server, Doors)> {
     let settings = &shared.settings;
     let conf = ServerConf {
         threads: settings.threads,
         max_retries: TRIES_MAX,
         upstream_keepalive_pool_size: POOL_CONNECTIONS / settings.threads,
-        grace_period_seconds: Some(settings.drain_deadline.as_secs().max(1)),
+        // Ours ends first.
+        grace_period_seconds: Some(settings.drain_deadline.as_secs() + 2),
         graceful_shutdown_timeout_seconds: Some(1),
         ..ServerConf::default()
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
     let places = Arc::new(AtomicUsize::new(0));
-    let service = |name: String, h2c: bool| {
+    let service = |server: &Server, name: String, h2c: bool| {
         let mut options = HttpServerOptions::default();
         options.h2c = h2c;
         let mut proxy = http_proxy(&server.configuration, Service(shared.clone()));
@@ -225,35 +231,60 @@ fn server(
         let front = Front { proxy: Arc::new(proxy), shared: shared.clone(), places: places.clone() };
         ListeningService::new(name, Edge(Arc::new(front)))
     };
+    let (open, opened) = mpsc::unbounded_channel();
+    let mut count = 0;
+    let mut add =
+        |server: &mut Server, inner: ListeningService<Edge>, addresses: &[SocketAddr]| -> Result<()> {
+            count += 1;
+            server.add_service(door(inner, addresses, sockets, &open)?);
+            Ok(())
+        };
     // One service for all listeners but h2c ones, so that they share one pool of connections to the backends.
-    let mut main = service("proxy".into(), false);
-    let mut h2c = Vec::new();
+    let mut main = service(&server, "proxy".into(), false);
+    let mut shares = Vec::new();
     for (listener, certificate) in settings.listeners.iter().zip(certificates) {
         let config = ListenerConfig::tcp(listener.address.to_string())
             .l4_buffer(L4BufferSettings::new(READ_BUFFER, 1460));
         if listener.h2c {
-            let mut own = service(format!("proxy {}", listener.name), true);
+            let mut own = service(&server, format!("proxy {}", listener.name), true);
             own.add_listener(config);
-            h2c.push(own);
+            add(&mut server, own, &[listener.address])?;
             continue;
         }
+        shares.push(listener.address);
         main.add_listener(match certificate {
             Some(certificate) => config.tls(tls(listener, certificate)?),
             None => config,
         });
     }
-    if settings.listeners.iter().any(|listener| !listener.h2c) {
-        server.add_service(main);
+    if !shares.is_empty() {
+        add(&mut server, main, &shares)?;
     }
-    h2c.into_iter().for_each(|own| {
-        server.add_service(own);
-    });
     let admin = Admin { shared: shared.clone(), requests: control.requests.clone(), tokens };
     let mut service = ListeningService::new("admin".into(), admin);
     service.threads = Some(1);
     service.add_tcp(&settings.admin.to_string());
-    server.add_service(service);
-    Ok(server)
+    server.add_service(door(service, &[settings.admin], sockets, &open)?);
+    Ok((server, Doors { count: count + 1, opened }))
+}
+
+/// The name of the admin's listener among the sockets.
+const ADMIN: &str = "(admin)";
+
+/// Who says that it is open, and how many there are.
+struct Doors {
+    count: usize,
+    opened: mpsc::UnboundedReceiver<()>,
+}
+
+fn door<A>(
+    inner: ListeningService<A>,
+    addresses: &[SocketAddr],
+    sockets: &Sockets,
+    open: &mpsc::UnboundedSender<()>,
+) -> Result<Door<A>> {
+    let lent = addresses.iter().map(|address| Ok((*address, sockets.lend(*address)?)));
+    Ok(Door { inner, sockets: lent.collect::<Result<_>>()?, open: open.clone() })
 }
 
 fn tls(listener: &Listener, certificate: &Arc<HotCertificate>) -> Result<TlsSettings> {
@@ -292,15 +323,15 @@ impl Running {
 
     /// Serves until told to stop; ends the process.
     pub fn run(self) {
-        let Running { server, control, shared, _control_runtime, _shadow_runtime } = self;
+        let Running { server, doors, control, shared, _control_runtime, _shadow_runtime } = self;
         let ending = shared.clone();
         let mut stop = control.stop.clone();
-        _control_runtime.spawn(say_when_listening(shared.clone()));
+        _control_runtime.spawn(say_when_listening(shared.clone(), doors));
         // The framework sleeps out its whole grace period even when nothing is left to do; this ends the process as soon as
         // it is idle.
         _control_runtime.spawn(async move {
             if matches!(stop.wait_for(Option::is_some).await.map(|word| *word), Ok(Some(Stop::Graceful))) {
-                end_when_idle(&ending).await;
+                end_when_idle(&ending, &stop).await;
             }
         });
         server.run(RunArgs { shutdown_signal: Box::new(StopSignal(control.stop.clone())) });
@@ -319,38 +350,49 @@ fn stand_back() {
     }
 }
 
-/// The framework opens listeners one after the other, the admin's among them, and tells nobody when it is done.
-async fn say_when_listening(shared: Arc<Shared>) {
-    for listener in &shared.settings.listeners {
-        let mut address = listener.address;
-        if address.ip().is_unspecified() {
-            let is_v4 = address.is_ipv4();
-            address.set_ip(if is_v4 { Ipv4Addr::LOCALHOST.into() } else { Ipv6Addr::LOCALHOST.into() });
-        }
-        // A port can only be asked, again and again; once, at start, and by nobody that serves.
-        while tokio::net::TcpStream::connect(address).await.is_err() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
+/// When every listener takes connections, whoever waits for it is told: readiness, the process before this one, and systemd.
+async fn say_when_listening(shared: Arc<Shared>, mut doors: Doors) {
+    for _ in 0..doors.count {
+        if doors.opened.recv().await.is_none() {
+            return;
         }
     }
     shared.listening.store(true, Ordering::Relaxed);
+    succession::say_ready();
+    let main = NotifyState::MainPid(std::process::id());
+    // Where nobody has asked to be told, there is nothing to do.
+    let _ = sd_notify::notify(false, &[main, NotifyState::Ready]);
 }
 
-/// Idle: no request in flight at several looks in a row, so that one being read from a socket just now is seen.
+/// How often is looked whether it is over.
+const LOOK: Duration = Duration::from_millis(20);
+/// Nobody at so many looks in a row: a handshake that has just ended is seen.
+const IDLE_LOOKS: u32 = 10;
+/// Connections that bring no request and do not end: a peer that does not answer a GOAWAY.
+const DUMB_LOOKS: u32 = 250;
+
+/// Ends the process when nobody is connected any more, or at the deadline; at once on INT.
 #[expect(clippy::disallowed_methods, reason = "this is the drain")]
-async fn end_when_idle(shared: &Shared) {
-    const LOOK: Duration = Duration::from_millis(20);
-    const IDLE_LOOKS: u32 = 10;
-    let deadline = Instant::now() + shared.settings.drain_deadline;
-    let mut idle = 0;
-    while idle < IDLE_LOOKS && Instant::now() < deadline {
+async fn end_when_idle(shared: &Shared, stop: &watch::Receiver<Option<Stop>>) {
+    let settings = &shared.settings;
+    let deadline = Instant::now() + settings.drain_deadline;
+    let (mut idle, mut dumb) = (0, 0);
+    while idle < IDLE_LOOKS && dumb < DUMB_LOOKS && Instant::now() < deadline {
         tokio::time::sleep(LOOK).await;
-        idle = if shared.metrics.inflight.get() == 0 { idle + 1 } else { 0 };
+        if *stop.borrow() == Some(Stop::Fast) {
+            break;
+        }
+        idle = if shared.leaving.connections() == 0 { idle + 1 } else { 0 };
+        dumb = if shared.metrics.inflight.get() == 0 { dumb + 1 } else { 0 };
     }
     let left = shared.metrics.inflight.get();
     if left > 0 {
-        tracing::warn!(requests = left, "drain deadline reached; requests still in flight are cut");
+        tracing::warn!(requests = left, "the drain ends; requests still in flight are cut");
     }
     shared.log.flush();
-    keep::flush(&shared.evidence, &shared.live, &shared.metrics);
+    // A successor has the file.
+    if !shared.leaving.is_succeeded() {
+        keep::flush(&shared.evidence, &shared.live, &shared.metrics);
+    }
     std::process::exit(0);
 }

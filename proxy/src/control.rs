@@ -4,19 +4,22 @@
 //! its own, so that a 100,000-route compile never stalls a worker.
 
 use crate::change::{ChangeAsked, Changed, NotChanged};
+use crate::doors::Sockets;
+use crate::leaving::Leaving;
 use crate::live::LiveTable;
 use crate::reload::{Outcome, Reloader};
 use crate::rule_dir::{Fingerprint, fingerprint};
 use crate::settings::Watch;
 use crate::state::fleet::Fleet;
+use crate::succession;
 use banyan_routes::audit::Entry;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
 use notify::{EventKind, RecursiveMode, Watcher};
 use pingora_core::server::ShutdownSignal;
+use sd_notify::NotifyState;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -44,7 +47,6 @@ pub enum Request {
 #[derive(Clone)]
 pub struct Control {
     pub requests: mpsc::Sender<Request>,
-    pub draining: Arc<AtomicBool>,
     pub stop: watch::Receiver<Option<Stop>>,
 }
 
@@ -95,7 +97,9 @@ pub struct ControlLoop {
     pub watch: Watch,
     pub signals: Signals,
     pub requests: mpsc::Receiver<Request>,
-    pub draining: Arc<AtomicBool>,
+    pub leaving: Arc<Leaving>,
+    /// Kept for a successor.
+    pub sockets: Arc<Sockets>,
     pub stop: watch::Sender<Option<Stop>>,
     pub drain_delay: Duration,
     pub fleet: Option<Arc<Fleet>>,
@@ -187,7 +191,7 @@ impl ControlLoop {
                 _ = self.signals.usr1.recv() => self.reloader.kill_by_signal(true).await,
                 _ = self.signals.usr2.recv() => self.reloader.kill_by_signal(false).await,
                 _ = self.signals.term.recv() => self.drain(),
-                _ = self.signals.quit.recv() => self.drain(),
+                _ = self.signals.quit.recv() => self.succeed().await,
                 _ = self.signals.int.recv() => {
                     let _ = self.stop.send(Some(Stop::Fast));
                 }
@@ -238,15 +242,38 @@ impl ControlLoop {
 
     /// TERM: not ready from now on; the listeners close after the delay.
     fn drain(&mut self) {
-        if self.draining.swap(true, Ordering::SeqCst) {
+        if !self.leaving.drain() {
             return;
         }
+        let _ = sd_notify::notify(false, &[NotifyState::Stopping]);
         tracing::info!(delay = ?self.drain_delay, "draining");
         let (stop, delay) = (self.stop.clone(), self.drain_delay);
         tokio::spawn(async move {
             tokio::time::sleep(delay).await;
             let _ = stop.send(Some(Stop::Graceful));
         });
+    }
+
+    /// QUIT: a new process takes the sockets over. Until it is ready this one serves on; only changes have to wait, because the files are the
+    /// new one's then.
+    async fn succeed(&mut self) {
+        if self.leaving.is_leaving() {
+            return;
+        }
+        tracing::info!("starting a successor");
+        self.reloader.give_files_away();
+        match succession::succeed(&self.sockets).await {
+            Ok(pid) => {
+                tracing::info!(pid, "the successor serves; this process ends what it has begun");
+                if self.leaving.succeeded() {
+                    let _ = self.stop.send(Some(Stop::Graceful));
+                }
+            }
+            Err(error) => {
+                tracing::error!(error = format!("{error:#}"), "no successor; this process serves on");
+                self.reloader.take_files_back().await;
+            }
+        }
     }
 
     /// Directories are watched, not files: editors replace a file, and a ConfigMap swaps a link.

@@ -16,10 +16,16 @@ use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How long the head of a refused request is waited for: a client that is still sending would be reset before it has read the refusal.
 const REFUSED_HEAD: Duration = Duration::from_millis(200);
+
+/// How long a resting connection may still bring a request after the listeners are closed, at the least.
+const LINGER: Duration = Duration::from_millis(500);
+const LOOK: Duration = Duration::from_millis(20);
+/// Before the deadline of a drain, for what is closed then.
+const LAST: Duration = Duration::from_secs(1);
 
 pub struct Front {
     pub proxy: Arc<HttpProxy<Service>>,
@@ -66,8 +72,11 @@ pub struct Edge(pub Arc<Front>);
 
 #[async_trait]
 impl ServerApp for Edge {
-    async fn process_new(self: &Arc<Self>, stream: Stream, shutdown: &ShutdownWatch) -> Option<Stream> {
+    async fn process_new(self: &Arc<Self>, stream: Stream, _: &ShutdownWatch) -> Option<Stream> {
         let front = &self.0;
+        let leaving = &front.shared.leaving;
+        let _counted = leaving.connection();
+        let shutdown = &leaving.watch();
         // HTTP/2 frames its messages; there is no second way to read them.
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
             return front.process_new(stream, shutdown).await;
@@ -78,7 +87,19 @@ impl ServerApp for Edge {
         wire::watched(wire.watch(), front.process_new(Box::new(wire), shutdown)).await
     }
 
+    /// The listeners are closed. Connections that rest are closed when each has had the time for one more request, which is told that it
+    /// was the last: who sends one into a closing connection does not know whether it was served.
     async fn cleanup(&self) {
+        let shared = &self.0.shared;
+        shared.leaving.close();
+        let settings = &shared.settings;
+        let end = Instant::now() + settings.drain_deadline.saturating_sub(LAST);
+        let linger = Instant::now() + settings.drain_delay.max(LINGER);
+        let busy = || shared.metrics.inflight.get() > 0;
+        while shared.leaving.connections() > 0 && Instant::now() < end && (Instant::now() < linger || busy())
+        {
+            tokio::time::sleep(LOOK).await;
+        }
         self.0.http_cleanup().await;
     }
 }

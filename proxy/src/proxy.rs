@@ -6,6 +6,7 @@ use crate::access_log::LogSender;
 use crate::api_keys::HotKeys;
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
+use crate::leaving::Leaving;
 use crate::live::LiveTable;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
@@ -13,14 +14,14 @@ use crate::shadow::queue::ShadowQueue;
 use crate::state::fleet::Fleet;
 use crate::targets::supplies::Supplies;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 pub struct Shared {
     pub settings: Settings,
     pub live: Arc<LiveTable>,
     pub metrics: Arc<Metrics>,
     pub log: LogSender,
-    pub draining: Arc<AtomicBool>,
+    pub leaving: Arc<Leaving>,
     /// Every listener takes connections.
     pub listening: AtomicBool,
     pub supplies: Arc<Supplies>,
@@ -46,6 +47,6 @@ impl Shared {
     }
 
     pub fn is_draining(&self) -> bool {
-        self.draining.load(Ordering::Relaxed)
+        self.leaving.is_draining()
     }
 }

@@ -124,12 +124,12 @@ def exchange(port, case):
         return answer(client)
 
 
-def headers_frames(block, flags):
+def headers_frames(block, flags, stream=1):
     pieces = [block[at : at + 16_000] for at in range(0, len(block), 16_000)] or [b""]
     out = b""
     for number, piece in enumerate(pieces):
         end = END_HEADERS if number == len(pieces) - 1 else 0
-        out += frame(HEADERS if number == 0 else CONTINUATION, end | (flags if number == 0 else 0), 1, piece)
+        out += frame(HEADERS if number == 0 else CONTINUATION, end | (flags if number == 0 else 0), stream, piece)
     return out
 
 

@@ -24,7 +24,8 @@ const CLUSTERS: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("cluster
 const BYTES_MAX: usize = 64 << 20;
 
 pub struct EvidenceStore {
-    database: Option<Database>,
+    /// `None`: it cannot be used, or it is a successor's now.
+    database: Mutex<Option<Database>>,
     kept: Mutex<BTreeMap<String, Kept>>,
     /// Of each hour, the oldest first.
     sizes: Mutex<BTreeMap<(u64, String), usize>>,
@@ -51,7 +52,12 @@ impl EvidenceStore {
                 (None, BTreeMap::new(), BTreeMap::new())
             }
         };
-        EvidenceStore { database, kept: Mutex::new(kept), sizes: Mutex::new(sizes), redactor }
+        EvidenceStore {
+            database: Mutex::new(database),
+            kept: Mutex::new(kept),
+            sizes: Mutex::new(sizes),
+            redactor,
+        }
     }
 
     /// What was known of a route when the process began; given once.
@@ -61,8 +67,24 @@ impl EvidenceStore {
 
     /// Writes hours that have changed; without a file there is nothing to do.
     pub fn keep(&self, changed: &[(&str, Kept)]) -> Result<(), String> {
-        let Some(database) = &self.database else { return Ok(()) };
+        let database = self.database.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(database) = &*database else { return Ok(()) };
         self.write(database, changed).map_err(|error| error.to_string())
+    }
+
+    /// Closes the file; what is counted from here on is kept in memory only.
+    pub fn close(&self) {
+        *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// Opens the file again, after nobody took it over.
+    pub fn reopen(&self, dir: &Path) {
+        match private::create(&dir.join(FILE)) {
+            Ok(database) => *self.database.lock().unwrap_or_else(PoisonError::into_inner) = Some(database),
+            Err(error) => {
+                tracing::warn!(%error, "{FILE} cannot be used again; evidence is kept in memory only")
+            }
+        }
     }
 
     fn write(&self, database: &Database, changed: &[(&str, Kept)]) -> Result<(), redb::Error> {

@@ -78,7 +78,9 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     ctx.messages = facts::is_grpc(session.req_header());
     // The framework keeps connections for ever after their first request. Only where it is kept at all: setting this turns
     // keep-alive on for HTTP/1.0 clients that did not ask for it.
-    if session.get_keepalive().is_some() {
+    if shared.leaving.is_leaving() {
+        session.set_keepalive(None);
+    } else if session.get_keepalive().is_some() {
         session.set_keepalive(Some(shared.settings.limits.idle.as_secs().max(1)));
     }
     if !ctx.upgrade {

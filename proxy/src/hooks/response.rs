@@ -150,7 +150,7 @@ pub fn run(
     if let Some(key) = ctx.decision.as_ref().and_then(|decision| decision.fresh_key) {
         response.append_header(header::SET_COOKIE, own_cookie(&own_key_text(&key), ctx.client.https))?;
     }
-    if shared.is_draining() {
+    if shared.leaving.is_leaving() {
         session.set_keepalive(None);
     }
     attribute(ctx, response)

@@ -29,7 +29,7 @@ impl Reloader {
 
     /// Whatever the others have changed meanwhile.
     pub async fn catch_up(&mut self) {
-        let Some(fleet) = self.fleet.clone() else { return };
+        let Some(fleet) = self.fleet.clone().filter(|_| !self.state_store.is_given_away()) else { return };
         let Ok(held) = fleet.fetch(self.state_store.last().sequence).await else { return };
         let told = Told {
             revision: held.state.revision,

@@ -8,6 +8,7 @@ mod changes;
 mod fleet;
 mod gauges;
 pub mod ramp;
+mod succession;
 pub mod silence;
 mod traffic;
 mod ways_back;

@@ -60,7 +60,9 @@ pub struct Watch {
 impl Reloader {
     /// One round over all ramps.
     pub async fn judge(&mut self) {
-        let Some(serving) = self.serving.clone() else { return };
+        let Some(serving) = self.serving.clone().filter(|_| !self.state_store.is_given_away()) else {
+            return;
+        };
         self.look_at_store();
         self.traffic.look(&serving);
         self.look_for_silence(&serving);

@@ -21,6 +21,8 @@ const NOTES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("notes");
 
 pub struct StateStore {
     database: Result<Database, String>,
+    /// A successor may have the file.
+    given_away: bool,
     last: Last,
 }
 
@@ -32,13 +34,25 @@ impl StateStore {
             Ok((database, state, last))
         });
         match opened {
-            Ok((database, state, last)) => (StateStore { database: Ok(database), last }, state),
+            Ok((database, state, last)) => {
+                (StateStore { database: Ok(database), given_away: false, last }, state)
+            }
             Err(error) => {
                 tracing::error!(%error, "{FILE} cannot be used; no state can be changed");
                 let last = Last::default();
-                (StateStore { database: Err(error.to_string()), last }, State::default())
+                (StateStore { database: Err(error.to_string()), given_away: false, last }, State::default())
             }
         }
+    }
+
+    /// Closes the file; nothing can be changed until it is opened again.
+    pub fn close(&mut self) {
+        self.database = Err("a successor is being started; try again in a moment".into());
+        self.given_away = true;
+    }
+
+    pub fn is_given_away(&self) -> bool {
+        self.given_away
     }
 
     pub fn last(&self) -> &Last {
