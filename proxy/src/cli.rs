@@ -227,6 +227,17 @@ enum Command {
         #[command(flatten)]
         remote: Remote,
     },
+    /// Hold a backend's breaker open or closed by hand, or let it go.
+    Breaker {
+        backend: String,
+        /// What it shall be.
+        #[arg(value_parser = ["open", "close", "auto"])]
+        state: String,
+        #[arg(long, default_value = "", env = "BANYAN_REASON")]
+        reason: String,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Make a running proxy read its rules again.
     Reload {
         #[command(flatten)]
@@ -310,6 +321,9 @@ fn dispatch(command: Command) -> Exit {
         Command::Audit { remote } => with_admin(&remote, changes::audit),
         Command::Unclaimed { rules, remote } => {
             with_admin(&remote, |client, json| remote::unclaimed(client, json, rules))
+        }
+        Command::Breaker { backend, state, reason, remote } => {
+            with_admin(&remote, |client, json| remote::breaker(client, json, &backend, &state, &reason))
         }
         Command::Reload { remote } => with_admin(&remote, remote::reload),
         Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),

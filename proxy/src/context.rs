@@ -44,6 +44,19 @@ pub struct Sent {
     pub backend: Arc<RunningBackend>,
     pub endpoint: Arc<Endpoint>,
     pub at: Instant,
+    /// Its backend knows how it went.
+    pub settled: bool,
+}
+
+/// A call that decides whether a breaker closes; given back untold when it is dropped.
+pub struct Probe(pub Arc<RunningBackend>);
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        if let Some(breaker) = &self.0.breaker {
+            breaker.give_up();
+        }
+    }
 }
 
 pub struct Context {
@@ -59,6 +72,7 @@ pub struct Context {
     pub found: Option<Found>,
     pub decision: Option<Decision>,
     pub sent: Option<Sent>,
+    pub probe: Option<Probe>,
     pub tries: u32,
     pub retries: u8,
     /// Hints that came before the answer.
@@ -127,6 +141,7 @@ impl Context {
             found: None,
             decision: None,
             sent: None,
+            probe: None,
             tries: 0,
             retries: 0,
             interims: 0,
@@ -147,6 +162,15 @@ impl Context {
             shadow: false,
             _in_flight: in_flight,
         }
+    }
+
+    /// Tells the backend how a try went, once.
+    pub fn settle(&mut self, failed: bool) {
+        let probe = self.probe.take();
+        let Some(sent) = self.sent.as_mut().filter(|sent| !sent.settled) else { return };
+        sent.settled = true;
+        // Its end gives it back; told as a probe, it is counted as one.
+        sent.backend.settle(&sent.endpoint, probe.is_some(), failed, sent.at.elapsed());
     }
 
     pub fn route(&self) -> Option<&Route> {

@@ -34,6 +34,9 @@ pub struct Metrics {
     pub route_share: GaugeVec,
     pub kill_switch: IntGaugeVec,
     pub backend_health: GaugeVec,
+    pub breaker_state: IntGaugeVec,
+    pub breaker_transitions: IntCounterVec,
+    pub ejections: IntCounterVec,
     pub reload_successful: IntGauge,
     pub reload_timestamp: IntGauge,
     pub reload_seconds: HistogramVec,
@@ -135,6 +138,21 @@ impl Metrics {
                 ),
             ),
             kill_switch: gauge("kill_switch", "1 while a kill switch is on.", &["scope"]),
+            breaker_state: gauge(
+                "breaker_state",
+                "Of a backend's breaker: 0 closed or none, 1 open, 2 half-open.",
+                &["backend"],
+            ),
+            breaker_transitions: counter(
+                "breaker_transitions_total",
+                "Times a breaker opened or closed, or would have where it only observes.",
+                &["backend", "to", "mode"],
+            ),
+            ejections: counter(
+                "outlier_ejections_total",
+                "Times an address was left out because it failed while others did not.",
+                &["backend"],
+            ),
             backend_health: register(
                 &registry,
                 GaugeVec::new(

@@ -4,6 +4,7 @@
 //! a file.
 
 use crate::file::{Architecture, Connections, Protocol, TokenSource};
+use crate::ids::PPM;
 use crate::pattern::HostPattern;
 use http::{HeaderName, HeaderValue};
 use std::time::Duration;
@@ -81,6 +82,84 @@ pub struct Health {
     pub timeout: Duration,
     pub unhealthy_after: u32,
     pub healthy_after: u32,
+}
+
+/// When a backend is left alone, and for how long.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BreakerRule {
+    /// In a row; 0: no matter.
+    pub failures: u32,
+    pub failure_ppm: u32,
+    /// How long a call may take, and the part that may take longer.
+    pub slow: Option<(Duration, u32)>,
+    pub window: Duration,
+    pub min_calls: u32,
+    pub open_for: Duration,
+    pub open_max: Duration,
+    pub probes: u32,
+    pub observe: bool,
+}
+
+/// What a breaker has seen since its window began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    pub all: u32,
+    pub failed: u32,
+    pub slow: u32,
+    pub failed_in_a_row: u32,
+}
+
+/// Why a breaker opens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Trip {
+    FailuresInARow,
+    FailureRate,
+    SlowRate,
+    /// A probe failed.
+    Probe,
+}
+
+impl Trip {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Trip::FailuresInARow => "failures_in_a_row",
+            Trip::FailureRate => "failure_rate",
+            Trip::SlowRate => "slow_rate",
+            Trip::Probe => "probe",
+        }
+    }
+}
+
+impl BreakerRule {
+    /// Whether what was seen is enough to open.
+    pub fn trips(&self, calls: Calls) -> Option<Trip> {
+        if self.failures > 0 && calls.failed_in_a_row >= self.failures {
+            return Some(Trip::FailuresInARow);
+        }
+        if calls.all < self.min_calls.max(1) {
+            return None;
+        }
+        let reaches =
+            |part: u32, ppm: u32| u64::from(part) * u64::from(PPM) >= u64::from(ppm) * u64::from(calls.all);
+        if reaches(calls.failed, self.failure_ppm) {
+            return Some(Trip::FailureRate);
+        }
+        self.slow.filter(|(_, ppm)| reaches(calls.slow, *ppm)).map(|_| Trip::SlowRate)
+    }
+
+    /// How long it stays open the `times`th time in a row, from 1.
+    pub fn stays_open(&self, times: u32) -> Duration {
+        let factor = 1u32.checked_shl(times.saturating_sub(1)).unwrap_or(u32::MAX);
+        self.open_for.saturating_mul(factor).min(self.open_max)
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OutlierRule {
+    /// In a row.
+    pub failures: u32,
+    pub eject_for: Duration,
+    pub max_ejected_ppm: u32,
 }
 
 /// The shape of a function's events and answers.
@@ -172,6 +251,8 @@ pub struct Backend {
     /// Set on every request sent.
     pub headers: Vec<(HeaderName, HeaderValue)>,
     pub capacity_rps: Option<u32>,
+    pub breaker: Option<BreakerRule>,
+    pub outliers: Option<OutlierRule>,
 }
 
 impl Backend {

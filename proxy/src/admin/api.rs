@@ -8,6 +8,7 @@ use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::reload::ramp::told;
 use crate::reload::stage_counts;
+use crate::targets::live_breaker::Hand;
 use banyan_routes::evidence::{CONFIDENCE, Window};
 use banyan_routes::ids::Side;
 use banyan_routes::request_line::OwnedRequest;
@@ -302,6 +303,7 @@ pub fn backends(shared: &Shared, live: &Live) -> Value {
                     "address": endpoint.address.to_string(),
                     "authority": endpoint.authority,
                     "healthy": endpoint.healthy.load(Ordering::Relaxed),
+                    "ejected": endpoint.is_ejected(),
                 })
             })
             .collect();
@@ -315,6 +317,11 @@ pub fn backends(shared: &Shared, live: &Live) -> Value {
             "unavailable_cause": running.authorised().err(),
             "checked": running.definition.health.is_some(),
             "health_ratio": running.health_ratio(),
+            "breaker": running.breaker.as_ref().map(|breaker| json!({
+                "state": breaker.state().as_str(),
+                "held": breaker.hand() != Hand::Auto,
+                "observe": breaker.rule.observe,
+            })),
             "endpoints": endpoints,
         })
     };

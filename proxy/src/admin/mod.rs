@@ -6,6 +6,7 @@
 pub mod access;
 pub mod api;
 mod changes;
+mod breaker;
 mod openapi;
 
 use crate::admin::access::{Caller, HotTokens};
@@ -147,6 +148,10 @@ impl Admin {
                 problem(400, "unknown field", "expected no fields")
             }
             "/api/v1/reload" => self.reload().await,
+            _ if let Some(id) = breaker_of(path) => match self.shared.live.load() {
+                Some(live) => breaker::hold(&live, id, &body, caller),
+                None => problem(503, "no valid rule set", "nothing serves yet"),
+            },
             _ => {
                 let metrics = &self.shared.metrics;
                 let answer = changes::change(&self.requests, path, &body, caller, metrics).await;
@@ -185,8 +190,14 @@ fn allowed(path: &str) -> Option<&'static str> {
         },
         Some(("routes", rest)) => Some(if rest.contains('/') { "POST" } else { READ }),
         Some(("evidence", _)) => Some(READ),
+        Some(("backends", _)) => breaker_of(path).map(|_| "POST"),
         Some(_) => None,
     }
+}
+
+/// The backend in `/api/v1/backends/{id}/breaker`.
+fn breaker_of(path: &str) -> Option<&str> {
+    path.strip_prefix("/api/v1/backends/")?.strip_suffix("/breaker")
 }
 
 /// No such path, or not by this method.

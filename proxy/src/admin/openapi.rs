@@ -27,6 +27,17 @@ pub fn document() -> Value {
                 "responses": { "200": ok("the route"), "401": problem, "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/backends": get("all backends with their addresses and health"),
+            "/api/v1/backends/{id}/breaker": { "post": {
+                "summary": "hold a breaker open or closed by hand on this replica, or let it go",
+                "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
+                "requestBody": { "required": true, "content": { "application/json": { "schema": {
+                    "type": "object",
+                    "required": ["state"],
+                    "additionalProperties": false,
+                    "properties": { "state": { "enum": ["open", "close", "auto"] }, "reason": { "type": "string" } }
+                } } } },
+                "responses": { "200": ok("held, or let go"), "400": problem, "401": problem, "403": problem, "404": problem, "409": problem, "413": problem, "415": problem, "503": problem }
+            } },
             "/api/v1/evidence/{id}": { "get": {
                 "summary": "what comparisons of one route add up to",
                 "parameters": [

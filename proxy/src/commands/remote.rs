@@ -371,3 +371,16 @@ pub fn reload(client: &AdminClient, json: bool) -> Exit {
         if status == 200 { Exit::Ok } else { refused(status, &value) }
     }))
 }
+
+pub fn breaker(client: &AdminClient, json: bool, backend: &str, state: &str, reason: &str) -> Exit {
+    let path = format!("/api/v1/backends/{backend}/breaker");
+    finish(client.post(&path, &json!({ "state": state, "reason": reason })).map(|(status, value)| {
+        if json {
+            say!("{value:#}");
+        } else if status == 200 {
+            let held = if value["held"] == json!(true) { ", held by hand" } else { "" };
+            say!("{backend}: {}{held}", plain(&value["state"]));
+        }
+        if status == 200 { Exit::Ok } else { refused(status, &value) }
+    }))
+}

@@ -120,6 +120,7 @@ pub fn after_connect(
     mut error: Box<Error>,
 ) -> Box<Error> {
     let kind = kind(&error).unwrap_or(FailureKind::Connect);
+    ctx.settle(true);
     error.set_retry(plan(shared, session, ctx, kind, true));
     error
 }
@@ -142,6 +143,9 @@ pub fn after_sending(
         return error;
     };
     let stale = error.retry();
+    if !stale {
+        ctx.settle(true);
+    }
     let request = session.as_downstream();
     let fresh = request.response_written().is_none() && !request.retry_buffer_truncated();
     let replayable = ctx.route().is_some_and(|route| route.replayable(&request.req_header().method));

@@ -56,6 +56,7 @@ pub fn received(
         capture.headers = response.headers.clone();
     }
     let status = response.status.as_u16();
+    ctx.settle(status >= 500);
     if status == 403 {
         signature_refused(shared, ctx, response);
     }

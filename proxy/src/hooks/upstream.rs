@@ -2,10 +2,11 @@
 //!
 //! Input: the decision. Output: a peer with the route's timeouts. Must not: resolve, lock or build TLS configuration.
 
-use crate::context::{Context, Sent};
+use crate::context::{Context, Probe, Sent};
 use crate::hooks::again;
 use crate::proxy::Shared;
-use crate::targets::backend::NO_ADDRESS;
+use crate::targets::backend::{BREAKER_OPEN, NO_ADDRESS};
+use crate::targets::live_breaker::Admission;
 use crate::targets::tunnel::{self, TunnelConnect};
 use banyan_routes::file::Protocol;
 use banyan_routes::ids::Side;
@@ -29,7 +30,9 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
         capture.request.reset();
     }
     let Some(live) = ctx.live.clone() else { return Err(Error::new_in(ErrorType::HTTPStatus(503))) };
-    let (backend, endpoint) = loop {
+    // What the last try was let through for is over.
+    ctx.probe = None;
+    let (backend, endpoint, probe) = loop {
         let side = ctx.decision.as_ref().map_or(Side::Legacy, |decision| decision.side);
         let number = ctx.route().and_then(|route| route.backend(side));
         let Some(backend) = number.map(|number| live.serving.backends[number as usize].clone()) else {
@@ -37,7 +40,11 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
         };
         let avoid = ctx.sent.as_ref().filter(|_| ctx.failed.is_some()).map(|sent| sent.endpoint.address);
         let cause = match (backend.authorised(), backend.pick(avoid)) {
-            (Ok(()), Some(endpoint)) => break (backend, endpoint),
+            (Ok(()), Some(endpoint)) => match backend.admit() {
+                Admission::Free => break (backend, endpoint, false),
+                Admission::Probe => break (backend, endpoint, true),
+                Admission::Refused(_) => BREAKER_OPEN,
+            },
             (Err(cause), _) => cause,
             (Ok(()), None) => NO_ADDRESS,
         };
@@ -76,7 +83,8 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
     if ctx.sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(&sent.backend, &backend)) {
         ctx.other_addresses = backend.endpoints().len().saturating_sub(1).min(OTHER_ADDRESSES_MAX);
     }
-    ctx.sent = Some(Sent { backend, endpoint: Arc::clone(&endpoint), at: Instant::now() });
+    ctx.probe = probe.then(|| Probe(backend.clone()));
+    ctx.sent = Some(Sent { backend, endpoint: Arc::clone(&endpoint), at: Instant::now(), settled: false });
     Ok(peer)
 }
 

@@ -80,6 +80,9 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
         if stale && replayable && reused_may_be_stale {
             continue;
         }
+        if again::kind(&error).is_some() {
+            ctx.settle(true);
+        }
         let cause = ctx.cause.take();
         let planned = again::kind(&error).is_some_and(|kind| again::plan(shared, session, ctx, kind, !sent));
         if planned {

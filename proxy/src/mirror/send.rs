@@ -96,7 +96,7 @@ impl Sender {
         peer.options.read_timeout = Some(first_byte.map_or(DEADLINE, |it| it.min(DEADLINE)));
         peer.options.write_timeout = Some(DEADLINE);
         let at = Instant::now();
-        ctx.sent = Some(Sent { backend: backend.clone(), endpoint, at });
+        ctx.sent = Some(Sent { backend: backend.clone(), endpoint, at, settled: true });
         let mut original = copy.head;
         // Conditions and ranges ask for less than the answer that is to be compared.
         for name in CONDITIONS {

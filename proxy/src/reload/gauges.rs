@@ -13,6 +13,9 @@ impl Reloader {
             Some(fleet) => (fleet.is_up(), fleet.leads()),
             None => (self.state_store.is_usable(), true),
         };
+        for backend in self.serving.iter().flat_map(|serving| &serving.backends) {
+            backend.show_breaker();
+        }
         self.metrics.store_up.set(i64::from(up));
         self.metrics.controller.set(i64::from(leads));
         self.metrics.unsent.set(self.unsent.len() as i64);

@@ -6,25 +6,27 @@
 
 use crate::aws::credentials::CredentialStore;
 use crate::aws::sign::{self, Scope};
-use crate::targets::breaker::Breaker;
+use crate::targets::breaker::{Breaker, millis};
 use crate::targets::function::RunningFunction;
+use crate::targets::live_breaker::{Admission, LiveBreaker};
 use crate::targets::supplies::Supplies;
 use crate::targets::tls_files;
 use crate::targets::token::RunningToken;
 use arc_swap::ArcSwap;
-use banyan_routes::backend::{Backend, HostMode, Origin, Signature, Target};
+use banyan_routes::backend::{Backend, HostMode, Origin, OutlierRule, Signature, Target};
 use banyan_routes::file::Protocol;
+use banyan_routes::ids::PPM;
 use pingora_core::protocols::TcpKeepalive;
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_core::utils::tls::{CertKey, WrappedX509};
 use pingora_http::RequestHeader;
-use pingora_prometheus::prometheus::Histogram;
+use pingora_prometheus::prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
 
 /// How long a pooled connection may rest: under the 60 s that nginx, Apache and the ALB keep one, so that a request does not
@@ -33,6 +35,9 @@ const POOL_IDLE: Duration = Duration::from_secs(50);
 
 /// Streams on one HTTP/2 connection; 100 is what servers allow at the least.
 const H2_STREAMS: usize = 100;
+
+/// Longer than so many times its time no address is left out.
+const EJECTIONS_MAX: u32 = 10;
 
 /// One address of a backend.
 #[derive(Debug)]
@@ -44,6 +49,18 @@ pub struct Endpoint {
     pub healthy: AtomicBool,
     /// Results in a row that speak against the current state.
     pub contrary: AtomicU32,
+    /// Failures of requests in a row, and how often it was left out for them.
+    failed: AtomicU32,
+    ejections: AtomicU32,
+    /// Left out until then, in milliseconds; 0: not.
+    ejected_until: AtomicU64,
+}
+
+impl Endpoint {
+    pub fn is_ejected(&self) -> bool {
+        let until = self.ejected_until.load(Ordering::Relaxed);
+        until > 0 && millis() < until
+    }
 }
 
 #[derive(Debug)]
@@ -63,6 +80,11 @@ pub struct RunningBackend {
     /// It has shown that it keeps shadows apart.
     pub proved: AtomicBool,
     pub shadow_breaker: Breaker,
+    /// Where the rules give it one.
+    pub breaker: Option<LiveBreaker>,
+    transitions: IntCounterVec,
+    state: IntGauge,
+    ejections: IntCounter,
 }
 
 /// Why a backend cannot run in this process, whatever the rules say.
@@ -75,6 +97,7 @@ pub struct Unusable {
 
 /// Why nothing can be sent to a backend now: a metric label and the cause in the log.
 pub const NO_ADDRESS: &str = "no_healthy_address";
+pub const BREAKER_OPEN: &str = "breaker_open";
 pub const NO_CREDENTIALS: &str = "credentials_unavailable";
 pub const NO_TOKEN: &str = "token_unavailable";
 
@@ -119,6 +142,10 @@ impl RunningBackend {
             token,
             proved: AtomicBool::new(false),
             shadow_breaker: Breaker::default(),
+            breaker: definition.breaker.as_ref().map(LiveBreaker::new),
+            transitions: supplies.metrics.breaker_transitions.clone(),
+            state: supplies.metrics.breaker_state.with_label_values(&[&*definition.id]),
+            ejections: supplies.metrics.ejections.with_label_values(&[&*definition.id]),
         })
     }
 
@@ -177,29 +204,91 @@ impl RunningBackend {
         (&tls.ca, &tls.client, &tls.server_name, self.definition.protocol as u8).hash(&mut hash);
         peer.group_key = hash.finish();
         let authority = origin.authority().into();
-        Endpoint { address, authority, peer, healthy: AtomicBool::new(true), contrary: AtomicU32::new(0) }
+        Endpoint {
+            address,
+            authority,
+            peer,
+            healthy: AtomicBool::new(true),
+            contrary: AtomicU32::new(0),
+            failed: AtomicU32::new(0),
+            ejections: AtomicU32::new(0),
+            ejected_until: AtomicU64::new(0),
+        }
     }
 
     /// The next healthy address, round robin. `avoid` is the one that just failed; it is taken again only when it is the
     /// only one.
     pub fn pick(&self, avoid: Option<SocketAddr>) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
-        let healthy = |endpoint: &&Arc<Endpoint>| endpoint.healthy.load(Ordering::Relaxed);
-        let start = self.next.fetch_add(1, Ordering::Relaxed);
-        let around =
-            (0..endpoints.len()).map(|step| &endpoints[(start.wrapping_add(step)) % endpoints.len()]);
-        let mut candidates = around.filter(healthy);
-        let first = candidates.next()?;
+        let healthy =
+            |endpoint: &&Arc<Endpoint>| endpoint.healthy.load(Ordering::Relaxed) && !endpoint.is_ejected();
+        // Counted among those that can be asked, so that nobody gets the turns of a neighbour that is out.
+        let candidates = || endpoints.iter().filter(healthy);
+        let count = candidates().count();
+        let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
+        let first = candidates().nth(turn)?;
         if Some(first.address) != avoid {
             return Some(first.clone());
         }
-        Some(candidates.find(|endpoint| Some(endpoint.address) != avoid).unwrap_or(first).clone())
+        Some(candidates().nth((turn + 1) % count).unwrap_or(first).clone())
     }
 
     /// Whether a request could be sent now.
     pub fn available(&self) -> bool {
         self.authorised().is_ok()
+            && self.breaker.as_ref().is_none_or(|breaker| breaker.is_available(millis))
             && self.endpoints.load().iter().any(|endpoint| endpoint.healthy.load(Ordering::Relaxed))
+    }
+
+    /// Whether its breaker lets a call through, asked when one is about to be made.
+    pub fn admit(&self) -> Admission {
+        self.breaker.as_ref().map_or(Admission::Free, |breaker| breaker.admit(millis))
+    }
+
+    /// The end of a call that this backend, and nobody else, has to answer for.
+    pub fn settle(&self, endpoint: &Endpoint, probe: bool, failed: bool, took: Duration) {
+        if let Some(rule) = &self.definition.outliers {
+            self.note(rule, endpoint, failed);
+        }
+        let Some(breaker) = &self.breaker else { return };
+        let moved = breaker.settle(millis(), probe, failed, took);
+        let Some(trip) = moved else { return };
+        let (id, observe) = (&*self.definition.id, breaker.rule.observe);
+        let (to, why) = trip.map_or(("closed", "probes succeeded"), |trip| ("open", trip.as_str()));
+        self.transitions.with_label_values(&[id, to, if observe { "observe" } else { "enforce" }]).inc();
+        self.show_breaker();
+        tracing::warn!(backend = id, to, why, observe, "breaker");
+    }
+
+    /// The gauge, from the state as it is.
+    pub fn show_breaker(&self) {
+        if let Some(breaker) = &self.breaker {
+            self.state.set(breaker.state().number());
+        }
+    }
+
+    /// An address that fails while others do not is left out for a while, as long as enough are left.
+    fn note(&self, rule: &OutlierRule, endpoint: &Endpoint, failed: bool) {
+        if !failed {
+            if endpoint.failed.load(Ordering::Relaxed) > 0 {
+                endpoint.failed.store(0, Ordering::Relaxed);
+            }
+            return;
+        }
+        if endpoint.failed.fetch_add(1, Ordering::Relaxed) + 1 < rule.failures || endpoint.is_ejected() {
+            return;
+        }
+        let endpoints = self.endpoints.load();
+        let out = endpoints.iter().filter(|endpoint| endpoint.is_ejected()).count() as u64 + 1;
+        if out * u64::from(PPM) > endpoints.len() as u64 * u64::from(rule.max_ejected_ppm) {
+            return;
+        }
+        let times = endpoint.ejections.fetch_add(1, Ordering::Relaxed) + 1;
+        let rest = rule.eject_for.saturating_mul(times.min(EJECTIONS_MAX));
+        endpoint.failed.store(0, Ordering::Relaxed);
+        endpoint.ejected_until.store(millis() + rest.as_millis() as u64, Ordering::Relaxed);
+        self.ejections.inc();
+        tracing::warn!(backend = &*self.definition.id, address = %endpoint.address, ?rest, "address left out");
     }
 
     /// Whether what it must prove itself with is at hand; free for backends that need no proof.

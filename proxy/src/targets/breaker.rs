@@ -21,7 +21,7 @@ pub struct Breaker {
 impl Breaker {
     pub fn is_open(&self) -> bool {
         let until = self.rests_until.load(Ordering::Relaxed);
-        until > 0 && now() < until
+        until > 0 && millis() < until
     }
 
     pub fn settle(&self, answered: bool) {
@@ -29,11 +29,12 @@ impl Breaker {
             self.failures.store(0, Ordering::Relaxed);
             self.rests_until.store(0, Ordering::Relaxed);
         } else if self.failures.fetch_add(1, Ordering::Relaxed) + 1 >= FAILURES {
-            self.rests_until.store(now() + REST.as_millis() as u64, Ordering::Relaxed);
+            self.rests_until.store(millis() + REST.as_millis() as u64, Ordering::Relaxed);
         }
     }
 }
 
-fn now() -> u64 {
+/// Milliseconds after the first use.
+pub fn millis() -> u64 {
     START.elapsed().as_millis() as u64
 }

@@ -5,6 +5,7 @@ pub mod supplies;
 pub mod token;
 pub mod function;
 pub mod breaker;
+pub mod live_breaker;
 pub mod tunnel;
 pub mod backend;
 pub mod resolve;

@@ -118,6 +118,8 @@ impl Lowering {
             tls,
             protocol: raw.protocol.unwrap_or(Protocol::Auto),
             health,
+            breaker: raw.breaker.as_deref().map(|breaker| self.breaker(file, at, breaker)),
+            outliers: raw.outliers.as_ref().map(|outliers| self.outliers(file, at, outliers)),
             connections: raw.connections.clone(),
             sign,
             token,

@@ -5,6 +5,7 @@
 
 mod answers;
 mod backends;
+mod breakers;
 mod matches;
 mod policy;
 mod routes;
