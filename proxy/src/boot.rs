@@ -24,6 +24,7 @@ use crate::shadow::queue::ShadowQueue;
 use crate::state::fleet::Fleet;
 use crate::succession;
 use crate::targets::supplies::Supplies;
+use crate::tokens::Issuers;
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
 use banyan_routes::problem::Source;
@@ -114,6 +115,7 @@ pub fn start(
     let tokens = tokens.map_err(|error| anyhow!("admin.tokens: {error}"))?.map(Arc::new);
     let api_keys = settings.api_keys.as_deref().map(HotKeys::load).transpose();
     let api_keys = api_keys.map_err(|error| anyhow!("api_keys: {error}"))?.map(Arc::new);
+    let issuers = Arc::new(Issuers::new(&settings.issuers));
     let first = control_runtime.block_on(async {
         let signals = Signals::install()?;
         let supplies = Arc::new(Supplies::new(&settings.aws, metrics.clone(), POOL_CONNECTIONS));
@@ -126,6 +128,7 @@ pub fn start(
             fleet.clone(),
             discovery.clone(),
         );
+        issuers.start(&supplies).await;
         reloader.look_at_kills();
         if let Some(fleet) = fleet.clone() {
             tokio::spawn(async move { fleet.run().await });
@@ -139,10 +142,11 @@ pub fn start(
         return Ok(Started::Refused(outcome, sources));
     }
     let (hot, hup_log) = (certificates.clone(), log.clone());
-    let (hup_tokens, hup_keys) = (tokens.clone(), api_keys.clone());
+    let (hup_tokens, hup_keys, hup_issuers) = (tokens.clone(), api_keys.clone(), issuers.clone());
     let on_hup = move || {
         hup_tokens.iter().for_each(|tokens| tokens.reload());
         hup_keys.iter().for_each(|keys| keys.reload());
+        hup_issuers.reload();
         hot.iter().flatten().for_each(|certificate| certificate.reload());
         hup_log.reopen();
     };
@@ -184,6 +188,7 @@ pub fn start(
         shadow,
         discovery,
         api_keys,
+        issuers,
         fleet,
         evidence: store,
     });

@@ -132,6 +132,7 @@ pub fn facts<'a>(
         headers: &request.headers,
         client_ip: Some(client.address),
         listener,
+        claims: None,
     }
 }
 

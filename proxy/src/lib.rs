@@ -22,6 +22,7 @@ pub mod callers;
 pub mod ceiling;
 pub mod rate;
 pub mod api_keys;
+pub mod tokens;
 pub mod live;
 pub mod change;
 pub mod discovery;

@@ -13,6 +13,7 @@ use crate::settings::Settings;
 use crate::shadow::queue::ShadowQueue;
 use crate::state::fleet::Fleet;
 use crate::targets::supplies::Supplies;
+use crate::tokens::Issuers;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -29,6 +30,7 @@ pub struct Shared {
     pub discovery: Arc<Discovery>,
     /// Of clients, for routes that require one.
     pub api_keys: Option<Arc<HotKeys>>,
+    pub issuers: Arc<Issuers>,
     /// `None`: state is this process's own.
     pub fleet: Option<Arc<Fleet>>,
     pub evidence: Arc<EvidenceStore>,

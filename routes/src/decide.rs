@@ -157,8 +157,11 @@ pub fn value_of<'a>(source: &KeySource, facts: &RequestFacts<'a>) -> Option<Cow<
         KeySource::Header(name) => Cow::Borrowed(facts.headers.get(name.as_str())?.as_bytes()),
         KeySource::Query(key) => Cow::Borrowed(facts.query(key)?.as_bytes()),
         KeySource::ClientIp => Cow::Owned(facts.client_ip?.to_canonical().to_string().into_bytes()),
-        // A claim counts only once its token has been verified; no verifier hands claims in yet.
-        KeySource::Jwt(_) => return None,
+        // A claim counts only once its token has been verified.
+        KeySource::Jwt(name) => match facts.claims?.text(name)? {
+            Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),
+            Cow::Owned(text) => Cow::Owned(text.into_bytes()),
+        },
         KeySource::OwnCookie => Cow::Borrowed(own_key(facts)?.as_bytes()),
     };
     (!value.is_empty()).then_some(value)

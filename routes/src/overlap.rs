@@ -353,6 +353,7 @@ fn winner(table: &RouteTable, sample: &Sample) -> Option<Entry> {
         headers: &sample.headers,
         client_ip: None,
         listener: &sample.listener,
+        claims: None,
     };
     let read = read_path(&sample.path).ok()?;
     table.winner(&facts, &read.text)

@@ -4,6 +4,7 @@
 //! beyond what matching states, or know pingora.
 
 use http::{HeaderMap, HeaderName, Method, header};
+use std::borrow::Cow;
 use std::net::IpAddr;
 
 /// A request, as routes see it.
@@ -20,6 +21,32 @@ pub struct RequestFacts<'a> {
     pub client_ip: Option<IpAddr>,
     /// The name of the listener it came in by.
     pub listener: &'a str,
+    /// Of a token that has been verified.
+    pub claims: Option<&'a Claims>,
+}
+
+/// What a verified token says.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Claims(pub serde_json::Map<String, serde_json::Value>);
+
+impl Claims {
+    /// A claim as text; what is neither text nor a number is none.
+    pub fn text(&self, name: &str) -> Option<Cow<'_, str>> {
+        match self.0.get(name)? {
+            serde_json::Value::String(text) => Some(Cow::Borrowed(text)),
+            serde_json::Value::Number(number) => Some(Cow::Owned(number.to_string())),
+            _ => None,
+        }
+    }
+
+    /// What its `scope` (words) or `scp` (words or a list) allows.
+    pub fn has_scope(&self, wanted: &str) -> bool {
+        ["scope", "scp"].iter().filter_map(|name| self.0.get(*name)).any(|scopes| match scopes {
+            serde_json::Value::String(words) => words.split(' ').any(|word| word == wanted),
+            serde_json::Value::Array(list) => list.iter().any(|word| word.as_str() == Some(wanted)),
+            _ => false,
+        })
+    }
 }
 
 impl<'a> RequestFacts<'a> {

@@ -86,6 +86,7 @@ impl OwnedRequest {
             headers: &self.headers,
             client_ip: self.client_ip,
             listener: &self.listener,
+            claims: None,
         }
     }
 }

@@ -8,7 +8,6 @@ use crate::compile::ReadFile;
 use crate::file;
 use crate::locate::KEY;
 use crate::problem::{Place, Problem};
-use crate::terms::KeySource;
 
 /// One problem for every use of something that has no engine yet.
 pub fn unsupported(files: &[ReadFile]) -> Vec<Problem> {
@@ -16,7 +15,6 @@ pub fn unsupported(files: &[ReadFile]) -> Vec<Problem> {
     for (number, read) in files.iter().enumerate() {
         let mut found = Found { file: number, problems: &mut problems };
         read.rules.backends.iter().for_each(|(name, backend)| found.backend(name, backend));
-        read.rules.cohorts.iter().for_each(|(name, cohort)| found.cohort(name, cohort));
         read.rules.routes.iter().enumerate().for_each(|(position, route)| found.route(position, route));
         for position in 0..read.rules.egress.len() {
             found.add(format!("egress[{position}]"), "egress rules");
@@ -45,28 +43,10 @@ impl Found<'_> {
         }
     }
 
-    fn cohort(&mut self, name: &str, cohort: &file::Cohort) {
-        for (position, key) in cohort.key.iter().enumerate() {
-            if matches!(key, KeySource::Jwt(_)) {
-                self.add(format!("cohorts.{name}.key[{position}]"), "keys from verified tokens");
-            }
-        }
-        for (field, conditions) in [("allow", &cohort.allow), ("deny", &cohort.deny)] {
-            for (position, condition) in conditions.iter().enumerate() {
-                if matches!(condition.source, KeySource::Jwt(_)) {
-                    self.add(format!("cohorts.{name}.{field}[{position}]"), "conditions on verified tokens");
-                }
-            }
-        }
-    }
-
     fn route(&mut self, position: usize, route: &file::Route) {
         let before = self.problems.len();
         let at = |field: &str| format!("routes[{position}].{field}{KEY}");
-        let fields = [
-            (route.require.as_ref().is_some_and(|it| it.jwt.is_some()), "require.jwt", "verified tokens"),
-            (route.priority.is_some(), "priority", "priorities under overload"),
-        ];
+        let fields = [(route.priority.is_some(), "priority", "priorities under overload")];
         for (used, field, what) in fields {
             if used {
                 self.add(at(field), what);

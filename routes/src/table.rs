@@ -248,8 +248,18 @@ pub struct LimitRule {
 pub struct RequireRule {
     /// With a key of this plan.
     pub plan: Option<Box<str>>,
+    /// With a token of this issuer.
+    pub jwt: Option<JwtRule>,
     /// With a certificate that the listener has verified.
     pub client_cert: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JwtRule {
+    /// By its name in the settings.
+    pub issuer: Box<str>,
+    /// All of them.
+    pub scopes: Vec<Box<str>>,
 }
 
 /// One route, compiled.
@@ -277,6 +287,8 @@ pub struct Route {
     pub ramp: Option<Box<RampRule>>,
     pub limit: Option<Box<LimitRule>>,
     pub require: Option<Box<RequireRule>>,
+    /// Something of it asks what a verified token says.
+    pub wants_claims: bool,
     /// A rollback is refused.
     pub point_of_no_return: bool,
     /// How long legacy has to be silent before stage `retired`.

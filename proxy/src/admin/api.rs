@@ -7,12 +7,11 @@ use crate::evidence::Evidence;
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::reload::ramp::told;
-use crate::reload::stage_counts;
 use crate::targets::live_breaker::Hand;
 use banyan_routes::evidence::{CONFIDENCE, Window};
 use banyan_routes::ids::Side;
 use banyan_routes::request_line::OwnedRequest;
-use banyan_routes::table::Route;
+use banyan_routes::table::{Route, RouteTable, Stage};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
@@ -367,4 +366,11 @@ fn request_of(body: &Value) -> Result<OwnedRequest, String> {
     let address = text("client_ip").map(|ip| ip.parse().map_err(|_| format!("`{ip}` is not an address")));
     request.client_ip = address.transpose()?;
     Ok(request)
+}
+
+/// The stage names of all routes, for status.
+fn stage_counts(table: &RouteTable) -> Vec<(&'static str, usize)> {
+    let count =
+        |name: &&'static str| table.routes.iter().filter(|route| route.stage.as_str() == *name).count();
+    Stage::NAMES.iter().map(|name| (*name, count(name))).collect()
 }

@@ -6,16 +6,18 @@
 use crate::api_keys::Refused;
 use crate::live::Live;
 use crate::proxy::Shared;
+use crate::tokens::Refused as Refusal;
 use banyan_routes::cors::Added;
 use banyan_routes::decide::value_of;
-use banyan_routes::request::RequestFacts;
+use banyan_routes::request::{Claims, RequestFacts};
 use banyan_routes::table::{RequireRule, Route};
 use banyan_routes::terms::KeySource;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, header};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_proxy::Session;
 use std::net::IpAddr;
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
@@ -68,6 +70,13 @@ fn required(
             return Some(forbidden("client_cert_missing"));
         }
     }
+    if let Some(jwt) = &rule.jwt
+        && !jwt.scopes.iter().all(|scope| facts.claims.is_some_and(|claims| claims.has_scope(scope)))
+    {
+        let challenge = HeaderValue::from_static("Bearer error=\"insufficient_scope\"");
+        let headers = vec![(header::WWW_AUTHENTICATE, challenge)];
+        return Some(message(403, Refusal::Scope.cause(), "{\"message\":\"Forbidden\"}", headers));
+    }
     let plan = rule.plan.as_deref()?;
     let key = facts.headers.get(API_KEY).map(HeaderValue::as_bytes);
     let admitted = shared.api_keys.as_ref().map_or(Err(Refused::Unknown), |keys| keys.admits(key, plan));
@@ -77,6 +86,43 @@ fn required(
         Err(Refused::Unknown) => Some(forbidden("api_key_unknown")),
         Err(Refused::Plan) => Some(forbidden("api_key_plan")),
         Err(Refused::Spent(wait)) => Some(too_many("api_key_rate", wait)),
+    }
+}
+
+/// What the request's token says, where the route asks; an error where it has to have one. A token that nobody requires and that is not good
+/// says nothing.
+pub fn claims(shared: &Shared, route: &Route, headers: &HeaderMap) -> Result<Option<Arc<Claims>>, Denied> {
+    if !route.wants_claims {
+        return Ok(None);
+    }
+    let issuer = route.require.as_ref().and_then(|rule| rule.jwt.as_ref()).map(|jwt| &*jwt.issuer);
+    let bearer = |value: &HeaderValue| {
+        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
+    };
+    let mut lines = headers.get_all(header::AUTHORIZATION).iter();
+    let token = lines.next().and_then(bearer);
+    let verified = match (token, lines.next()) {
+        (Some(token), None) => shared.issuers.verify(issuer, &token, SystemTime::now()),
+        // Of two lines another reader may take the other one.
+        (_, Some(_)) => Err(Refusal::Malformed),
+        (None, None) => Err(Refusal::Missing),
+    };
+    match verified {
+        Ok(claims) => Ok(Some(claims)),
+        Err(_) if issuer.is_none() => Ok(None),
+        Err(Refusal::NoKeys) => {
+            let after = vec![(header::RETRY_AFTER, HeaderValue::from_static("5"))];
+            Err(message(503, Refusal::NoKeys.cause(), "{\"message\":\"Service Unavailable\"}", after))
+        }
+        Err(why) => {
+            let challenge = match why {
+                Refusal::Missing => "Bearer",
+                _ => "Bearer error=\"invalid_token\"",
+            };
+            let headers = vec![(header::WWW_AUTHENTICATE, HeaderValue::from_static(challenge))];
+            Err(message(401, why.cause(), "{\"message\":\"Unauthorized\"}", headers))
+        }
     }
 }
 

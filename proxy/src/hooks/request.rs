@@ -135,6 +135,15 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
         shared.metrics.unclaimed.inc();
         shared.discovery.see(host, facts.method, path);
     }
+    let claims = match admission::claims(shared, route, &request.headers) {
+        Ok(claims) => claims,
+        Err(denied) => {
+            ctx.found = Some(found);
+            ctx.cause = Some(denied.cause);
+            return Next::Answer(denied.status, denied.headers, denied.body);
+        }
+    };
+    let facts = RequestFacts { claims: claims.as_deref(), ..facts };
     if let Some(denied) = admission::check(shared, &live, found.route, route, &facts, session) {
         ctx.found = Some(found);
         ctx.cause = Some(denied.cause);

@@ -7,6 +7,7 @@ mod ceilings;
 mod changes;
 mod fleet;
 mod gauges;
+mod names;
 pub mod ramp;
 mod succession;
 pub mod silence;
@@ -36,7 +37,7 @@ use banyan_routes::read::ReadCache;
 use banyan_routes::rule_tests::compile_and_test;
 use banyan_routes::state::{State, WayBack, in_force};
 use banyan_routes::support::unsupported;
-use banyan_routes::table::{Route, RouteTable, Stage, Writes};
+use banyan_routes::table::{Route, RouteTable, Writes};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -69,6 +70,7 @@ pub struct Reloader {
     rules_dir: PathBuf,
     state_dir: PathBuf,
     listeners: Vec<String>,
+    issuers: Vec<String>,
     live: Arc<LiveTable>,
     metrics: Arc<Metrics>,
     supplies: Arc<Supplies>,
@@ -116,6 +118,7 @@ impl Reloader {
         Reloader {
             rules_dir: settings.rules_dir.clone(),
             state_dir: settings.state_dir.clone(),
+            issuers: settings.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
             listeners: settings.listeners.iter().map(|listener| listener.name.clone()).collect(),
             live,
             metrics,
@@ -180,7 +183,13 @@ impl Reloader {
     ) -> Result<(Option<Arc<Serving>>, Vec<Problem>), Vec<Problem>> {
         let files = self.read(sources)?;
         let (table, warnings) = compile_and_test(&files)?;
-        let refused = [unsupported(&files), self.unknown_listeners(&table), self.not_silent(&table)].concat();
+        let refused = [
+            unsupported(&files),
+            self.unknown_listeners(&table),
+            self.unknown_issuers(&table),
+            self.not_silent(&table),
+        ]
+        .concat();
         if !refused.is_empty() {
             return Err(refused);
         }
@@ -218,29 +227,6 @@ impl Reloader {
             }
         }
         if problems.is_empty() { Ok(files) } else { Err(problems) }
-    }
-
-    /// A route for a listener that is not there would never match; only the running proxy knows.
-    fn unknown_listeners(&self, table: &RouteTable) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        for route in &table.routes {
-            for listener in route.matches.iter().filter_map(|matcher| matcher.conditions.listener.as_deref())
-            {
-                if !self.listeners.iter().any(|known| known == listener) {
-                    let place =
-                        Place::field(route.origin.0 as usize, format!("routes[{}].match", route.origin.1));
-                    let problem = Problem::error(
-                        "listener_unknown",
-                        place,
-                        format!("no listener is called `{listener}`"),
-                    );
-                    problems.push(
-                        problem.route(&*route.id).expected(format!("one of {}", self.listeners.join(", "))),
-                    );
-                }
-            }
-        }
-        problems
     }
 
     /// Backends that did not change go on running; new ones are resolved before they are used.
@@ -490,11 +476,4 @@ fn log(outcome: &Outcome) {
             "rules refused; the last good ones keep serving"
         ),
     }
-}
-
-/// The stage names of all routes, for status.
-pub fn stage_counts(table: &RouteTable) -> Vec<(&'static str, usize)> {
-    let count =
-        |name: &&'static str| table.routes.iter().filter(|route| route.stage.as_str() == *name).count();
-    Stage::NAMES.iter().map(|name| (*name, count(name))).collect()
 }

@@ -4,6 +4,7 @@
 //! not: open the files it names, except to read the override key.
 
 mod api_keys;
+mod issuers;
 mod limits;
 mod secrets;
 mod state;
@@ -11,6 +12,7 @@ mod tokens;
 mod webhooks;
 
 pub use api_keys::{ApiKey, ApiKeys};
+pub use issuers::{Issuer, KeySet};
 pub use limits::Limits;
 pub use secrets::Digest;
 pub use state::FleetSettings;
@@ -48,6 +50,8 @@ struct Raw {
     underscore_headers: UnderscoreHeaders,
     override_key: Option<PathBuf>,
     api_keys: Option<PathBuf>,
+    #[serde(default)]
+    issuers: Vec<issuers::RawIssuer>,
     #[serde(default)]
     trusted_proxies: Vec<IpNet>,
     #[serde(default)]
@@ -223,6 +227,8 @@ pub struct Settings {
     pub override_key: Option<Vec<u8>>,
     /// Keys of clients, for routes that require one.
     pub api_keys: Option<PathBuf>,
+    /// Of tokens, for routes that require one or read its claims.
+    pub issuers: Vec<Issuer>,
     pub trusted_proxies: Vec<IpNet>,
     /// After TERM: how long the listeners stay open so that the load balancer sees the failing readiness first.
     pub drain_delay: Duration,
@@ -328,6 +334,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
     if let Some(path) = &api_keys {
         ApiKeys::load(path).map_err(|error| format!("api_keys: {error}"))?;
     }
+    let issuers = issuers::lower(raw.issuers, &resolve)?;
     let aws = aws(raw.aws)?;
     let off = |value: &serde_yaml::Value| {
         matches!(value, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null)
@@ -355,6 +362,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         underscore_headers: raw.underscore_headers,
         override_key,
         api_keys,
+        issuers,
         trusted_proxies: raw.trusted_proxies,
         aws,
         drain_delay: raw.drain.delay.map_or(Duration::from_secs(1), |span| span.0),

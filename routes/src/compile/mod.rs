@@ -20,6 +20,7 @@ use crate::overlap;
 use crate::problem::{Place, Problem, Source, any_error};
 use crate::read::read;
 use crate::table::{Action, Cohort, Freeze, Policy, RequireRule, Route, RouteTable};
+use crate::terms::KeySource;
 use http::Method;
 use std::collections::HashMap;
 use std::fmt;
@@ -219,6 +220,7 @@ impl Lowering {
             ramp: None,
             limit: None,
             require: None,
+            wants_claims: false,
             point_of_no_return: false,
             quiet_for: None,
             after: Vec::new(),
@@ -247,6 +249,15 @@ impl Lowering {
                     shadow.rules.own(name);
                 }
             }
+        }
+        for route in &mut self.routes {
+            let jwt = |source: &KeySource| matches!(source, KeySource::Jwt(_));
+            let cohort = &self.cohorts[route.cohort as usize];
+            let conditions = cohort.allow.iter().chain(&cohort.deny);
+            route.wants_claims = route.require.as_ref().is_some_and(|rule| rule.jwt.is_some())
+                || route.limit.as_ref().is_some_and(|limit| jwt(&limit.key))
+                || cohort.keys.iter().any(jwt)
+                || conditions.into_iter().any(|condition| jwt(&condition.source));
         }
         let table = {
             let routes = &self.routes;

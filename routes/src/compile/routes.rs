@@ -11,8 +11,8 @@ use crate::pattern::PathPattern;
 use crate::problem::{Place, Problem};
 use crate::read_back::ReadBack;
 use crate::table::{
-    Action, Ceiling, Gates, LimitRule, RampRule, RampStep, RequireRule, RollBack, Route, ShadowRule, Stage,
-    Writes,
+    Action, Ceiling, Gates, JwtRule, LimitRule, RampRule, RampStep, RequireRule, RollBack, Route, ShadowRule,
+    Stage, Writes,
 };
 use std::fmt;
 use std::time::Duration;
@@ -100,6 +100,7 @@ impl Lowering {
             ramp: raw.ramp.as_ref().filter(|_| stage == Stage::Ramp).map(|ramp| Box::new(lowered(ramp))),
             limit: raw.limit.as_deref().map(|rule| Box::new(limited(rule))),
             require: raw.require.as_deref().map(|rule| Box::new(required(rule))),
+            wants_claims: false,
             point_of_no_return: raw.point_of_no_return.unwrap_or(false),
             quiet_for: raw.retire.as_ref().map(|rule| rule.quiet_for.0),
             after: raw.after.iter().map(|id| id.as_str().into()).collect(),
@@ -404,6 +405,10 @@ fn limited(rule: &file::Limit) -> LimitRule {
 fn required(rule: &file::Require) -> RequireRule {
     RequireRule {
         plan: rule.api_key.as_ref().map(|key| key.plan.as_str().into()),
+        jwt: rule.jwt.as_ref().map(|jwt| JwtRule {
+            issuer: jwt.issuer.as_str().into(),
+            scopes: jwt.scopes.iter().map(|scope| scope.as_str().into()).collect(),
+        }),
         client_cert: rule.client_cert.unwrap_or(false),
     }
 }
