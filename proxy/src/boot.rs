@@ -29,15 +29,17 @@ use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
 use banyan_routes::problem::Source;
 use pingora_core::apps::HttpServerOptions;
-use pingora_core::listeners::ListenerConfig;
 use pingora_core::listeners::tls::TlsSettings;
+use pingora_core::listeners::{ListenerConfig, TlsAccept};
 use pingora_core::protocols::l4::stream::L4BufferSettings;
+use pingora_core::protocols::tls::TlsRef;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::listening::Service as ListeningService;
 use pingora_proxy::http_proxy;
 use sd_notify::NotifyState;
+use std::any::Any;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -187,6 +189,7 @@ pub fn start(
         supplies,
         shadow,
         discovery,
+        places: AtomicUsize::new(0),
         api_keys,
         issuers,
         fleet,
@@ -227,13 +230,12 @@ fn server(
     };
     let mut server = Server::new_with_opt_and_conf(None, conf);
     server.bootstrap();
-    let places = Arc::new(AtomicUsize::new(0));
     let service = |server: &Server, name: String, h2c: bool| {
         let mut options = HttpServerOptions::default();
         options.h2c = h2c;
         let mut proxy = http_proxy(&server.configuration, Service(shared.clone()));
         proxy.server_options = Some(options);
-        let front = Front { proxy: Arc::new(proxy), shared: shared.clone(), places: places.clone() };
+        let front = Front { proxy: Arc::new(proxy), shared: shared.clone() };
         ListeningService::new(name, Edge(Arc::new(front)))
     };
     let (open, opened) = mpsc::unbounded_channel();
@@ -293,9 +295,7 @@ fn door<A>(
 }
 
 fn tls(listener: &Listener, certificate: &Arc<HotCertificate>) -> Result<TlsSettings> {
-    struct NoCallbacks;
-    impl pingora_core::listeners::TlsAccept for NoCallbacks {}
-    let mut settings = TlsSettings::with_callbacks(Box::new(NoCallbacks))
+    let mut settings = TlsSettings::with_callbacks(Box::new(Greeter(certificate.clone())))
         .map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?;
     settings.set_cert_resolver(certificate.clone());
     if let Some(ca) = listener.tls.as_ref().and_then(|tls| tls.client_ca.as_ref()) {
@@ -307,6 +307,16 @@ fn tls(listener: &Listener, certificate: &Arc<HotCertificate>) -> Result<TlsSett
         settings.enable_h2();
     }
     Ok(settings)
+}
+
+/// Notes for whom a client came, once a handshake.
+struct Greeter(Arc<HotCertificate>);
+
+#[async_trait]
+impl TlsAccept for Greeter {
+    async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
+        Some(Arc::new(self.0.came_for(tls.server_name()?)?))
+    }
 }
 
 /// Waits for the control thread's word.

@@ -12,8 +12,10 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The certificate of one listener.
 #[derive(Debug)]
@@ -34,6 +36,47 @@ impl HotCertificate {
             Err(error) => tracing::error!(%error, "certificate not reloaded; the old one stays"),
         }
     }
+}
+
+/// The names that the certificate of a connection is for, where the client came for one of them.
+#[derive(Debug)]
+pub struct CameFor(Vec<String>);
+
+impl CameFor {
+    /// Whether a request for `host` belongs on this connection.
+    pub fn covers(&self, host: &str) -> bool {
+        let host = host.trim_matches(['[', ']']);
+        self.0.iter().any(|name| match name.strip_prefix("*.") {
+            Some(parent) => host
+                .split_once('.')
+                .is_some_and(|(label, rest)| !label.is_empty() && rest.eq_ignore_ascii_case(parent)),
+            None => name.eq_ignore_ascii_case(host),
+        })
+    }
+}
+
+impl HotCertificate {
+    /// `None` where the client named nobody whom the certificate is for: then its names say nothing about what it wants.
+    pub fn came_for(&self, server_name: &str) -> Option<CameFor> {
+        let names = CameFor(names(self.current.load().end_entity_cert().ok()?));
+        names.covers(server_name).then_some(names)
+    }
+}
+
+/// Its subject alternative names: DNS names and addresses.
+fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let text = |name: &GeneralName<'_>| match name {
+        GeneralName::DNSName(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(bytes) => match bytes.len() {
+            4 => <[u8; 4]>::try_from(*bytes).ok().map(|it| IpAddr::from(it).to_string()),
+            16 => <[u8; 16]>::try_from(*bytes).ok().map(|it| IpAddr::from(it).to_string()),
+            _ => None,
+        },
+        _ => None,
+    };
+    names.value.general_names.iter().filter_map(text).collect()
 }
 
 impl ResolvesServerCert for HotCertificate {

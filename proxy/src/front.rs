@@ -4,13 +4,15 @@
 
 use crate::proxy::Shared;
 use crate::service::Service;
-use crate::wire::{self, Wire};
+use crate::wire::{self, Waited, Wire};
 use async_trait::async_trait;
 use http::header;
-use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora_core::apps::{
+    HttpPersistentSettings, HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp,
+};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::protocols::http::v2::server::H2Options;
-use pingora_core::protocols::{ALPN, Stream};
+use pingora_core::protocols::{ALPN, Peek, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
@@ -21,6 +23,9 @@ use std::time::{Duration, Instant};
 /// How long the head of a refused request is waited for: a client that is still sending would be reset before it has read the refusal.
 const REFUSED_HEAD: Duration = Duration::from_millis(200);
 
+/// What a client of HTTP/2 sends first (RFC 9113 section 3.4).
+const PREFACE: usize = 24;
+
 /// How long a resting connection may still bring a request after the listeners are closed, at the least.
 const LINGER: Duration = Duration::from_millis(500);
 const LOOK: Duration = Duration::from_millis(20);
@@ -30,8 +35,6 @@ const LAST: Duration = Duration::from_secs(1);
 pub struct Front {
     pub proxy: Arc<HttpProxy<Service>>,
     pub shared: Arc<Shared>,
-    /// Requests and resting connections, of all listeners.
-    pub places: Arc<AtomicUsize>,
 }
 
 /// Given back when the connection or the stream ends.
@@ -45,8 +48,8 @@ impl Drop for Place<'_> {
 
 impl Front {
     fn place(&self) -> Option<Place<'_>> {
-        let taken = self.places.fetch_add(1, Ordering::Relaxed);
-        let place = Place(&self.places);
+        let taken = self.shared.places.fetch_add(1, Ordering::Relaxed);
+        let place = Place(&self.shared.places);
         (taken < self.shared.settings.limits.connections).then_some(place)
     }
 
@@ -70,21 +73,59 @@ impl Front {
 /// A connection as it was accepted.
 pub struct Edge(pub Arc<Front>);
 
+impl Edge {
+    /// One request after the other. The framework's own loop would hold all that serves a request while none is there.
+    async fn http1(&self, mut wire: Box<Wire>, shutdown: ShutdownWatch) {
+        let front = &self.0;
+        let limits = &front.shared.settings.limits;
+        let Some(_place) = front.place() else {
+            return front.refuse(ServerSession::new_http1(wire)).await;
+        };
+        let mut closing = front.shared.leaving.resting();
+        let (mut rest, mut settings) = (limits.header_time, None::<HttpPersistentSettings>);
+        loop {
+            if wire.wait_for_head(rest, limits, &mut closing).await == Waited::Over {
+                return;
+            }
+            if wire.is_http2() {
+                // The framework would wait for the rest of the preface without an end.
+                let mut preface = [0; PREFACE];
+                let whole = tokio::time::timeout(limits.header_time, wire.try_peek(&mut preface));
+                if matches!(whole.await, Ok(Ok(_))) {
+                    front.process_new(wire, &shutdown).await;
+                }
+                return;
+            }
+            let mut session = ServerSession::new_http1(wire);
+            match settings.take() {
+                Some(settings) => settings.apply_to_session(&mut session),
+                None if *shutdown.borrow() => session.set_keepalive(None),
+                None => session.set_keepalive(Some(limits.idle.as_secs().max(1))),
+            }
+            wire::next_message();
+            let Some(reused) = front.proxy.process_new_http(session, &shutdown).await else { return };
+            let (stream, kept) = reused.consume();
+            let Ok(again) = stream.into_any().downcast::<Wire>() else { return };
+            (wire, rest, settings) = (again, limits.idle, kept);
+        }
+    }
+}
+
 #[async_trait]
 impl ServerApp for Edge {
     async fn process_new(self: &Arc<Self>, stream: Stream, _: &ShutdownWatch) -> Option<Stream> {
         let front = &self.0;
         let leaving = &front.shared.leaving;
         let _counted = leaving.connection();
-        let shutdown = &leaving.watch();
+        let shutdown = leaving.watch();
         // HTTP/2 frames its messages; there is no second way to read them.
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return front.process_new(stream, shutdown).await;
+            return front.process_new(stream, &shutdown).await;
         }
         let preface = front.server_options().is_some_and(|options| options.h2c);
-        let header_time = front.shared.settings.limits.header_time;
-        let wire = Wire::new(stream, preface, header_time, front.shared.metrics.clone());
-        wire::watched(wire.watch(), front.process_new(Box::new(wire), shutdown)).await
+        let wire = Box::new(Wire::new(stream, preface, front.shared.metrics.clone()));
+        wire::watched(wire.watch(), self.http1(wire, shutdown)).await;
+        None
     }
 
     /// The listeners are closed. Connections that rest are closed when each has had the time for one more request, which is told that it
@@ -100,10 +141,12 @@ impl ServerApp for Edge {
         {
             tokio::time::sleep(LOOK).await;
         }
+        shared.leaving.end_resting();
         self.0.http_cleanup().await;
     }
 }
 
+/// The streams of HTTP/2; requests of HTTP/1 come by `Edge::http1`.
 #[async_trait]
 impl HttpServerApp for Front {
     async fn process_new_http(
@@ -115,7 +158,6 @@ impl HttpServerApp for Front {
             self.refuse(session).await;
             return None;
         };
-        wire::next_message();
         self.proxy.process_new_http(session, shutdown).await
     }
 

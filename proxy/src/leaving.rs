@@ -18,6 +18,8 @@ pub struct Leaving {
     retire: watch::Sender<bool>,
     /// For those that came since: told at once, a client of HTTP/2 that comes back would be sent away again and again.
     closing: watch::Sender<bool>,
+    /// For those that rest between two requests.
+    resting: watch::Sender<bool>,
     connections: AtomicUsize,
 }
 
@@ -36,6 +38,7 @@ impl Default for Leaving {
             phase: AtomicU8::new(SERVING),
             retire: watch::Sender::new(false),
             closing: watch::Sender::new(false),
+            resting: watch::Sender::new(false),
             connections: AtomicUsize::new(0),
         }
     }
@@ -63,6 +66,15 @@ impl Leaving {
     /// No connection comes any more.
     pub fn close(&self) {
         self.closing.send_replace(true);
+    }
+
+    /// Nobody is waited for any more.
+    pub fn end_resting(&self) {
+        self.resting.send_replace(true);
+    }
+
+    pub fn resting(&self) -> ShutdownWatch {
+        self.resting.subscribe()
     }
 
     pub fn is_leaving(&self) -> bool {

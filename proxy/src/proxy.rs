@@ -15,7 +15,7 @@ use crate::state::fleet::Fleet;
 use crate::targets::supplies::Supplies;
 use crate::tokens::Issuers;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 pub struct Shared {
     pub settings: Settings,
@@ -28,6 +28,8 @@ pub struct Shared {
     pub supplies: Arc<Supplies>,
     pub shadow: ShadowQueue,
     pub discovery: Arc<Discovery>,
+    /// Requests and resting connections, of all listeners.
+    pub places: AtomicUsize,
     /// Of clients, for routes that require one.
     pub api_keys: Option<Arc<HotKeys>>,
     pub issuers: Arc<Issuers>,

@@ -15,7 +15,6 @@ pub fn unsupported(files: &[ReadFile]) -> Vec<Problem> {
     for (number, read) in files.iter().enumerate() {
         let mut found = Found { file: number, problems: &mut problems };
         read.rules.backends.iter().for_each(|(name, backend)| found.backend(name, backend));
-        read.rules.routes.iter().enumerate().for_each(|(position, route)| found.route(position, route));
         for position in 0..read.rules.egress.len() {
             found.add(format!("egress[{position}]"), "egress rules");
         }
@@ -41,17 +40,5 @@ impl Found<'_> {
                 self.add(format!("backends.{name}.{field}{KEY}"), what);
             }
         }
-    }
-
-    fn route(&mut self, position: usize, route: &file::Route) {
-        let before = self.problems.len();
-        let at = |field: &str| format!("routes[{position}].{field}{KEY}");
-        let fields = [(route.priority.is_some(), "priority", "priorities under overload")];
-        for (used, field, what) in fields {
-            if used {
-                self.add(at(field), what);
-            }
-        }
-        self.problems[before..].iter_mut().for_each(|problem| problem.route = Some(route.id.clone()));
     }
 }

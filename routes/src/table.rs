@@ -6,7 +6,7 @@
 use crate::backend::Backend;
 use crate::compare::rules::Rules;
 use crate::cors::Cors;
-use crate::file::{Effects, EncodedSlash, PathsMode, Scheme};
+use crate::file::{Effects, EncodedSlash, PathsMode, Priority, Scheme};
 use crate::guard::Guard;
 use crate::ids::{Revision, SharePpm, Side};
 use crate::lookup::{Entry, Index};
@@ -287,6 +287,8 @@ pub struct Route {
     pub ramp: Option<Box<RampRule>>,
     pub limit: Option<Box<LimitRule>>,
     pub require: Option<Box<RequireRule>>,
+    /// Who is refused first when places are short.
+    pub priority: Priority,
     /// Something of it asks what a verified token says.
     pub wants_claims: bool,
     /// A rollback is refused.

@@ -28,9 +28,10 @@ SLOW = pathlib.Path(__file__).with_name("slow.py")
 @contextlib.contextmanager
 def memory_group(pid, bytes_max):
     """The process in a memory cgroup, of either version; yields a function that gives its peak."""
-    for folder, limit, procs, peak in [("/sys/fs/cgroup", "memory.max", "cgroup.procs", "memory.peak"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "cgroup.procs", "memory.max_usage_in_bytes")]:
+    procs = "cgroup.procs"
+    for folder, sign, limit, peak in [("/sys/fs/cgroup", "cgroup.controllers", "memory.max", "memory.peak"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.limit_in_bytes", "memory.max_usage_in_bytes")]:
         group = pathlib.Path(folder) / f"banyan-{pid}"
-        if not (pathlib.Path(folder) / procs).exists():
+        if not (pathlib.Path(folder) / sign).exists():
             continue
         try:
             group.mkdir()
@@ -111,9 +112,18 @@ def banyan(start, origin, limits, more=""):
 class HaProxy(Process):
     def __init__(self, folder, port, origin):
         folder.mkdir(parents=True)
-        (folder / "c.cfg").write_text(f"global\n  maxconn 20000\n  nbthread 2\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  timeout http-request 10s\nfrontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  server s 127.0.0.1:{origin}\n")
+        (folder / "c.cfg").write_text(f"global\n  maxconn 19000\n  no strict-limits\n  nbthread 2\ndefaults\n  mode http\n  timeout connect 1s\n  timeout client 60s\n  timeout server 60s\n  timeout http-request 10s\nfrontend f\n  bind 127.0.0.1:{port}\n  default_backend b\nbackend b\n  server s 127.0.0.1:{origin}\n")
         super().__init__(["haproxy", "-f", folder / "c.cfg"], folder, folder / "log")
         wait_for("haproxy", lambda: is_open(port))
+
+
+class NginxProxy(Process):
+    def __init__(self, folder, port, origin):
+        folder.mkdir(parents=True)
+        temp = "\n".join(f"{it}_temp_path {folder}/{it};" for it in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"])
+        (folder / "n.conf").write_text(f"user root; worker_processes 1; daemon off; master_process off; error_log {folder}/error.log; pid {folder}/pid;\nevents {{ worker_connections 19000; }}\nhttp {{ access_log off; {temp}\nclient_header_timeout 10s; client_body_timeout 10s; upstream u {{ server 127.0.0.1:{origin}; keepalive 64; }}\nserver {{ listen 127.0.0.1:{port} backlog=4096; location / {{ proxy_pass http://u; proxy_http_version 1.1; proxy_set_header Connection \"\"; }} }} }}\n")
+        super().__init__(["nginx", "-c", folder / "n.conf"], folder, folder / "log")
+        wait_for("nginx", lambda: is_open(port))
 
 
 def slow_clients(port, heads, bodies, seconds):
@@ -142,11 +152,11 @@ def test_ten_thousand_slow_clients_are_ended_at_their_deadlines_and_nobody_notic
     assert ours.popen.poll() is None and (peak is None or peak <= MEMORY), peak
     wait_for("calm", lambda: ours.metric("banyan_requests_in_flight") == 0)
     # Beside it, for comparison; their own deadlines are what they can do.
-    inner = lease_port()
-    start(Nginx, f"upstream u {{ server 127.0.0.1:{origin}; keepalive 64; }} server {{ listen 127.0.0.1:{inner} backlog=4096; client_header_timeout 10s; client_body_timeout 10s; location / {{ proxy_pass http://u; proxy_http_version 1.1; }} }}", inner=inner)
-    other = lease_port()
-    haproxy = start(HaProxy, other, origin)
-    print("haproxy", *withstand(other, haproxy.popen.pid))
+    for kind in (NginxProxy, HaProxy):
+        port = lease_port()
+        peer = start(kind, port, origin)
+        clients, canary, peak = withstand(port, peer.popen.pid)
+        print(kind.__name__, clients, canary, f"{(peak or 0) >> 20} MiB")
 
 
 def h2_client(port):

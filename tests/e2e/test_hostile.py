@@ -112,6 +112,8 @@ def test_a_file_that_is_still_being_written_is_not_read(start):
                 time.sleep(0.05)  # the writer's own pace, not a wait for anything
             f.write('  - {id: rest, match: {prefix: /}, respond: {status: 200, body: "two"}}\n')
         serves(banyan, "two")
+        # It is said after it is in force.
+        wait_for("the log", lambda: banyan.text().count("rules accepted") > before)
         text = banyan.text()
         assert text.count("rules accepted") == before + 1 and "refused" not in text, text
 

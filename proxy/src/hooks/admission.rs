@@ -9,6 +9,7 @@ use crate::proxy::Shared;
 use crate::tokens::Refused as Refusal;
 use banyan_routes::cors::Added;
 use banyan_routes::decide::value_of;
+use banyan_routes::file::Priority;
 use banyan_routes::request::{Claims, RequestFacts};
 use banyan_routes::table::{RequireRule, Route};
 use banyan_routes::terms::KeySource;
@@ -17,6 +18,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use pingora_proxy::Session;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
 
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
@@ -38,6 +40,10 @@ pub fn check(
     facts: &RequestFacts<'_>,
     session: &Session,
 ) -> Option<Denied> {
+    if is_over(shared, route.priority) {
+        let after = vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+        return Some(message(503, "overload", "{\"message\":\"Service Unavailable\"}", after));
+    }
     if let Some(rule) = &route.require
         && let Some(denied) = required(shared, rule, facts, session)
     {
@@ -56,6 +62,17 @@ pub fn check(
         (None, None) => guard.admits(&[]),
     };
     admitted.err().map(|wait| too_many("rate_limited", wait))
+}
+
+/// Places are short: the last tenth is for routes of high priority, the three before it for none of low.
+fn is_over(shared: &Shared, priority: Priority) -> bool {
+    let all = shared.settings.limits.connections;
+    let room = match priority {
+        Priority::High => return false,
+        Priority::Normal => all - all / 10,
+        Priority::Low => all - all / 10 * 4,
+    };
+    shared.places.load(Ordering::Relaxed) > room
 }
 
 fn required(

@@ -2,10 +2,12 @@
 //!
 //! Input: the head, in either protocol, and what the wire has found. Output: nothing, or a status and a cause. Must not: repair.
 
+use crate::certificates::CameFor;
 use crate::claims;
 use crate::facts::{self, head_bytes};
 use crate::settings::Limits;
 use crate::wire;
+use banyan_routes::request::bare_host;
 use banyan_routes::table::RouteTable;
 use http::{HeaderValue, Method, Version, header};
 use pingora_http::RequestHeader;
@@ -95,4 +97,11 @@ pub fn known_method(table: &RouteTable, method: &Method) -> bool {
         Method::TRACE | Method::CONNECT => false,
         _ => table.named_methods.contains(method),
     }
+}
+
+/// A connection made for one certificate's names, and a request for another name.
+pub fn is_misdirected(session: &Session, host: &str) -> bool {
+    let ssl = session.digest().and_then(|digest| digest.ssl_digest.as_ref());
+    let came_for = ssl.and_then(|ssl| ssl.extension.get::<CameFor>());
+    came_for.is_some_and(|names| !names.covers(bare_host(host)))
 }

@@ -108,6 +108,9 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     if !host.is_empty() && !facts::is_host(host) {
         return Next::Refuse(400, "malformed_host", true);
     }
+    if hygiene::is_misdirected(session, host) {
+        return Next::Refuse(421, "misdirected", true);
+    }
     let Some((path, query)) = target(request) else { return Next::Refuse(400, "ambiguous_path", true) };
     ctx.public_host = host.into();
     let listener = shared.settings.listeners.get(ctx.listener).map_or("", |listener| listener.name.as_str());

@@ -1,28 +1,34 @@
-//! A client's connection, watched: what comes over it is read strictly before the framework reads it, and a head has a deadline.
+//! A client's connection, watched: what comes over it is read strictly before the framework reads it, and heads are waited for with little
+//! memory, for a limited time.
 //!
 //! Input: the bytes of an HTTP/1 connection. Output: the same bytes up to a fault in a body; the fault, for the hooks. Must not: change a
-//! byte, look into HTTP/2 or a tunnel, or hold a timer while nothing is awaited.
+//! byte, or look into HTTP/2 or a tunnel.
 
 pub mod strict;
 
 use crate::metrics::Metrics;
+use crate::settings::Limits;
 use async_trait::async_trait;
+use bytes::{Buf, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::{SslDigest, TlsRef};
 use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
     TimingDigest, UniqueID, UniqueIDType,
 };
+use pingora_core::server::ShutdownWatch;
 use std::fmt;
-use std::io::{Error, ErrorKind, IoSlice, Result};
-use std::pin::Pin;
+use std::future::poll_fn;
+use std::io::{ErrorKind, IoSlice, Result};
+use std::mem::MaybeUninit;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use strict::{Fault, Strict};
+use strict::{Fault, Found, Strict};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Sleep;
+use tokio::time::Instant;
 
 tokio::task_local! {
     /// Of the connection that a task serves.
@@ -77,38 +83,128 @@ pub struct Wire {
     strict: Strict,
     watch: Arc<Watch>,
     metrics: Arc<Metrics>,
-    header_time: Duration,
-    /// Only while a head is awaited that has to come.
-    deadline: Option<Pin<Box<Sleep>>>,
+    /// What has been read and judged before the framework asked for it.
+    ahead: BytesMut,
     /// The message in whose body the bytes end that can be passed on.
     cut: Option<u32>,
+    /// The framework has been told that the head does not go on.
+    told: bool,
 }
 
+/// How the wait for a head ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Waited {
+    /// A head is there, or what has come instead of one; the framework reads it.
+    Head,
+    /// Nobody will send one, or has sent it in time.
+    Over,
+}
+
+/// Read at once while a head is awaited: what most heads are.
+const AHEAD: usize = 2 << 10;
+
 impl Wire {
-    pub fn new(stream: Stream, preface: bool, header_time: Duration, metrics: Arc<Metrics>) -> Wire {
+    pub fn new(stream: Stream, preface: bool, metrics: Arc<Metrics>) -> Wire {
         let (strict, watch) = (Strict::new(preface), Arc::default());
-        Wire { stream, strict, watch, metrics, header_time, deadline: None, cut: None }
+        Wire { stream, strict, watch, metrics, ahead: BytesMut::new(), cut: None, told: false }
     }
 
     pub fn watch(&self) -> Arc<Watch> {
         self.watch.clone()
     }
 
-    /// A head with a fault has no end that we could see; its answer ends the connection.
-    fn waits_for_head(&self) -> bool {
-        self.strict.waits_for_head() || self.watch.faulty.load(Ordering::Relaxed) > 0
+    /// Waits for the next head, with little memory: what serves a request is large, and is made when there is one. `rest` is how long nothing
+    /// at all may come, `header_time` how long a head may take from its first byte on.
+    pub async fn wait_for_head(
+        &mut self,
+        rest: Duration,
+        limits: &Limits,
+        closing: &mut ShutdownWatch,
+    ) -> Waited {
+        let next = self.watch.serving.load(Ordering::Relaxed) + 1;
+        let mut deadline = pin!(tokio::time::sleep(rest));
+        let mut begun = false;
+        while !self.strict.has_head(next) && !self.is_faulty() && self.cut.is_none() {
+            if !begun && self.strict.is_within_head() {
+                begun = true;
+                // Of a new connection it runs from its beginning.
+                if next > 1 {
+                    deadline.as_mut().reset(Instant::now() + limits.header_time);
+                }
+            }
+            tokio::select! {
+                read = self.read_ahead() => match read {
+                    Ok(0) => return if self.ahead.is_empty() { Waited::Over } else { Waited::Head },
+                    Ok(_) if self.ahead.len() as u64 > limits.header_bytes + AHEAD as u64 => return Waited::Head,
+                    Ok(_) => {}
+                    Err(_) => return Waited::Over,
+                },
+                () = &mut deadline => {
+                    // A connection that has rested long enough is nobody's fault; a head that does not end is.
+                    if begun || next == 1 {
+                        self.metrics.refused.with_label_values(&["header_time"]).inc();
+                    }
+                    return Waited::Over;
+                }
+                _ = closing.changed(), if !begun => return Waited::Over,
+            }
+        }
+        Waited::Head
     }
 
-    /// The head's time is over.
-    fn is_late(&mut self, cx: &mut Context<'_>) -> bool {
-        let header_time = self.header_time;
-        let deadline = self.deadline.get_or_insert_with(|| Box::pin(tokio::time::sleep(header_time)));
-        deadline.as_mut().poll(cx).is_ready()
+    fn is_faulty(&self) -> bool {
+        self.watch.faulty.load(Ordering::Relaxed) > 0
+    }
+
+    /// HTTP/2 without TLS: its preface has come.
+    pub fn is_http2(&self) -> bool {
+        self.strict.is_http2()
+    }
+
+    /// More of what is awaited; 0 at the end of the connection.
+    async fn read_ahead(&mut self) -> Result<usize> {
+        let Wire { stream, ahead, .. } = self;
+        let before = ahead.len();
+        // By way of the stack: a connection that rests holds no buffer.
+        let read = poll_fn(|cx| {
+            let mut space = [MaybeUninit::uninit(); AHEAD];
+            let mut buf = ReadBuf::uninit(&mut space);
+            ready!(Pin::new(&mut *stream).poll_read(cx, &mut buf))?;
+            ahead.extend_from_slice(buf.filled());
+            Poll::Ready(Result::Ok(buf.filled().len()))
+        })
+        .await?;
+        let found = self.strict.feed(&self.ahead[before..]).err();
+        if let Some(good) = found.and_then(|found| self.note(found)) {
+            self.ahead.truncate(before + good);
+        }
+        Ok(read)
+    }
+
+    /// Keeps what was found; the part of the bytes that is good where the rest must not be passed on.
+    fn note(&mut self, found: Found) -> Option<usize> {
+        self.watch.fault.store(found.fault as u8, Ordering::Relaxed);
+        self.watch.faulty.store(found.message, Ordering::Relaxed);
+        if found.in_head {
+            // What is there goes on, so that it can be refused like any other request.
+            return None;
+        }
+        self.cut = Some(found.message);
+        Some(found.good)
     }
 }
 
 impl AsyncRead for Wire {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<Result<()>> {
+        if !self.ahead.is_empty() {
+            let here = self.ahead.len().min(buf.remaining());
+            buf.put_slice(&self.ahead[..here]);
+            self.ahead.advance(here);
+            if self.ahead.is_empty() {
+                self.ahead = BytesMut::new();
+            }
+            return Poll::Ready(Ok(()));
+        }
         if self.watch.tunnel.load(Ordering::Relaxed) {
             return Pin::new(&mut self.stream).poll_read(cx, buf);
         }
@@ -116,32 +212,24 @@ impl AsyncRead for Wire {
         if let Some(faulty) = self.cut {
             return cut(serving, faulty);
         }
-        let before = buf.filled().len();
-        let Poll::Ready(read) = Pin::new(&mut self.stream).poll_read(cx, buf) else {
-            // The head of a later request has its time when its turn has come.
-            if serving >= self.strict.message() && self.waits_for_head() && self.is_late(cx) {
-                self.metrics.refused.with_label_values(&["header_time"]).inc();
-                return Poll::Ready(Err(Error::new(ErrorKind::TimedOut, "the head's time is over")));
-            }
-            return Poll::Pending;
-        };
-        read?;
-        let Err(found) = self.strict.feed(&buf.filled()[before..]) else {
-            if !self.waits_for_head() {
-                self.deadline = None;
-            }
-            return Poll::Ready(Ok(()));
-        };
-        self.watch.fault.store(found.fault as u8, Ordering::Relaxed);
-        self.watch.faulty.store(found.message, Ordering::Relaxed);
-        if found.in_head {
-            // The rest of it goes on as it comes, so that it can be refused like any other request.
+        if !self.told
+            && self.is_faulty()
+            && serving >= self.watch.faulty.load(Ordering::Relaxed)
+            && buf.remaining() > 0
+        {
+            // The head has a fault and is not all there: this byte ends it in an answer, nothing would wait for the rest.
+            self.told = true;
+            buf.put_slice(&[0]);
             return Poll::Ready(Ok(()));
         }
-        self.cut = Some(found.message);
-        buf.set_filled(before + found.good);
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buf))?;
+        let Err(found) = self.strict.feed(&buf.filled()[before..]) else { return Poll::Ready(Ok(())) };
+        let message = found.message;
+        let Some(good) = self.note(found) else { return Poll::Ready(Ok(())) };
+        buf.set_filled(before + good);
         // No bytes would mean the end of the connection.
-        if found.good == 0 { cut(serving, found.message) } else { Poll::Ready(Ok(())) }
+        if good == 0 { cut(serving, message) } else { Poll::Ready(Ok(())) }
     }
 }
 
@@ -192,7 +280,13 @@ impl Shutdown for Wire {
 #[async_trait]
 impl Peek for Wire {
     async fn try_peek(&mut self, buf: &mut [u8]) -> Result<bool> {
-        self.stream.try_peek(buf).await
+        while self.ahead.len() < buf.len() {
+            if self.read_ahead().await? == 0 {
+                return Err(ErrorKind::UnexpectedEof.into());
+            }
+        }
+        buf.copy_from_slice(&self.ahead[..buf.len()]);
+        Ok(true)
     }
 }
 

@@ -100,26 +100,37 @@ pub struct Strict {
     blank: u8,
     /// The connection may turn out to be HTTP/2.
     preface: bool,
+    /// It has.
+    http2: bool,
 }
 
 impl Strict {
     /// `preface`: what begins like HTTP/2 is HTTP/2.
     pub fn new(preface: bool) -> Strict {
-        Strict { state: State::Start, head: Head::default(), line: Vec::new(), message: 1, blank: 0, preface }
-    }
-
-    /// Whether a head has begun and is not all there; of a new connection, whether one has to come.
-    pub fn waits_for_head(&self) -> bool {
-        match self.state {
-            State::Start => self.message == 1 || !self.line.is_empty(),
-            State::Fields => true,
-            _ => false,
+        Strict {
+            state: State::Start,
+            head: Head::default(),
+            line: Vec::new(),
+            message: 1,
+            blank: 0,
+            preface,
+            http2: false,
         }
     }
 
-    /// The message that is being read, or read next; from 1.
-    pub fn message(&self) -> u32 {
-        self.message
+    pub fn is_http2(&self) -> bool {
+        self.http2
+    }
+
+    /// Whether the head of that message is all there, as far as can be told.
+    pub fn has_head(&self, message: u32) -> bool {
+        self.message > message
+            || (self.message == message && !matches!(self.state, State::Start | State::Fields))
+    }
+
+    /// Whether anything of a head has come, and not all.
+    pub fn is_within_head(&self) -> bool {
+        matches!(self.state, State::Fields) || (self.state == State::Start && !self.line.is_empty())
     }
 
     /// What follows is nobody's HTTP/1: a tunnel.
@@ -180,8 +191,18 @@ impl Strict {
             if self.line.len() + rest.len() > most {
                 return Err(self.fault_of_state());
             }
+            // What no line can become is not waited for.
+            let bare_cr = memchr(b'\r', rest).is_some_and(|at| at + 1 < rest.len())
+                || (self.line.last() == Some(&b'\r') && !rest.is_empty());
             self.line.extend_from_slice(rest);
             *rest = &[];
+            let begins = |byte: &u8| is_token(*byte) || *byte == b'\r';
+            if bare_cr {
+                return Err(self.fault_of_state());
+            }
+            if self.state == State::Start && !self.line.first().is_none_or(begins) {
+                return Err(Fault::RequestLine);
+            }
             // What can be seen already is not waited for: the data behind a chunk must be CR LF.
             return if self.state == State::ChunkEnd && self.line != b"\r" {
                 Err(Fault::Chunk)
@@ -220,6 +241,7 @@ impl Strict {
                 if self.blank > BLANK_MAX { Err(Fault::RequestLine) } else { Ok(State::Start) }
             }
             State::Start if self.preface && self.message == 1 && line == b"PRI * HTTP/2.0" => {
+                self.http2 = true;
                 Ok(State::Opaque)
             }
             State::Start => {

@@ -12,7 +12,7 @@ mod routes;
 mod serverless;
 
 use crate::backend::{Backend, HostMode, Target};
-use crate::file::{self, Defaults, RuleFile};
+use crate::file::{self, Defaults, Priority, RuleFile};
 use crate::guard::Guard;
 use crate::ids::{DEFAULT_ROUTE, Revision, Side, valid_name};
 use crate::lookup::{Entry, Index};
@@ -221,6 +221,7 @@ impl Lowering {
             limit: None,
             require: None,
             wants_claims: false,
+            priority: Priority::Normal,
             point_of_no_return: false,
             quiet_for: None,
             after: Vec::new(),

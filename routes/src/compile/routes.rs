@@ -5,7 +5,7 @@
 
 use super::Lowering;
 use crate::compare::rules::Rules;
-use crate::file::{self, Effects, ShadowPolicy, StageWord};
+use crate::file::{self, Effects, Priority, ShadowPolicy, StageWord};
 use crate::ids::{SharePpm, Side};
 use crate::pattern::PathPattern;
 use crate::problem::{Place, Problem};
@@ -101,6 +101,7 @@ impl Lowering {
             limit: raw.limit.as_deref().map(|rule| Box::new(limited(rule))),
             require: raw.require.as_deref().map(|rule| Box::new(required(rule))),
             wants_claims: false,
+            priority: raw.priority.unwrap_or(Priority::Normal),
             point_of_no_return: raw.point_of_no_return.unwrap_or(false),
             quiet_for: raw.retire.as_ref().map(|rule| rule.quiet_for.0),
             after: raw.after.iter().map(|id| id.as_str().into()).collect(),
