@@ -49,8 +49,8 @@ use tokio::sync::{mpsc, watch};
 /// Pooled connections to backends, for all threads together: more than any peak of concurrent requests, because a pool that
 /// is too small costs a handshake per request.
 const POOL_CONNECTIONS: usize = 8_192;
-/// Bytes read from a client at once; the framework's 64 KiB would be the largest part of an idle connection's memory.
-const READ_BUFFER: usize = 4 << 10;
+/// Of the framework's buffer below us, for each connection: whoever reads has a larger one of his own, which goes past it.
+const READ_BUFFER: usize = 512;
 /// Tries in all that the framework may make; how many really are made is decided per route.
 const TRIES_MAX: usize = 24;
 

@@ -13,14 +13,16 @@ import threading
 import time
 
 import pytest
-from conftest import Banyan, Nginx, Process, curl, is_open, lease_port, wait_for
+from conftest import PROFILE, Banyan, Nginx, Process, curl, is_open, lease_port, wait_for
 from hpack import Encoder
 
 sys.path.append(str(pathlib.Path(__file__).resolve().parents[1] / "conformance"))
 
 import frames  # noqa: E402
 
-MEMORY = 256 << 20
+# What the optimised binary is held to; futures of the other one are twice as large, and its closing of thousands at once takes longer.
+RELEASE = PROFILE == "release"
+MEMORY, CANARY_P99_MS = (256 << 20, 50) if RELEASE else (640 << 20, 250)
 HEADS, BODIES = 10_000, 2_000
 SLOW = pathlib.Path(__file__).with_name("slow.py")
 
@@ -148,7 +150,7 @@ def test_ten_thousand_slow_clients_are_ended_at_their_deadlines_and_nobody_notic
     least, most, count = clients["ended"]["head"]
     assert count == HEADS and most < 14, clients
     assert clients["ended"]["body"][1] < 25, clients
-    assert canary["failed"] == 0 and canary["p99_ms"] < 50, canary
+    assert canary["failed"] == 0 and canary["p99_ms"] < CANARY_P99_MS, canary
     assert ours.popen.poll() is None and (peak is None or peak <= MEMORY), peak
     wait_for("calm", lambda: ours.metric("banyan_requests_in_flight") == 0)
     # Beside it, for comparison; their own deadlines are what they can do.
