@@ -79,7 +79,8 @@ impl Edge {
         let front = &self.0;
         let limits = &front.shared.settings.limits;
         let Some(_place) = front.place() else {
-            return front.refuse(ServerSession::new_http1(wire)).await;
+            // In a box of its own: every connection would have room for it.
+            return Box::pin(front.refuse(ServerSession::new_http1(wire))).await;
         };
         let mut closing = front.shared.leaving.resting();
         let (mut rest, mut settings) = (limits.header_time, None::<HttpPersistentSettings>);
