@@ -64,7 +64,7 @@ def test_check_in_all_its_outputs(tmp_path):
     assert github.startswith(f"::error file={bad}/r.yaml,line=7,col=") and "title=backend_unknown" in github
     sarif = json.loads(banyan("check", bad, "--output", "sarif").stdout)
     assert sarif["runs"][0]["results"][0]["ruleId"] == "backend_unknown"
-    later = rule_dir(tmp_path, GOOD.replace("orders}, legacy: l", "orders}, legacy: l, priority: low"), "later")
+    later = rule_dir(tmp_path, GOOD.replace('l: {urls: ["http://127.0.0.1:1"]}', 'l: {urls: ["http://127.0.0.1:1"], connections: {max: 5}}'), "later")
     assert banyan("check", later).returncode == 0 and "not_supported_yet" in banyan("check", later).stdout
     assert banyan("check", later, "--deny-warnings").returncode == 1
     assert banyan("check", tmp_path / "nowhere").returncode == 64
@@ -166,12 +166,12 @@ def test_a_running_proxy_answers_the_commands(start, tmp_path):
 
 def test_the_admin_api_is_as_described_and_guarded(start):
     airline = start(Airline)
-    proxy = start(Banyan, airline.rules())
+    proxy = start(Banyan, airline.rules().replace("  loyalty-fn: {", "  loyalty-fn: {breaker: {}, "))
     described = proxy.api("/api/v1/openapi.json")[1]
     for path, methods in described["paths"].items():
         for method in methods:
-            real = path.replace("{id}", "loyalty").replace("{action}", "hold").replace("{switch}", "kill")
-            bodies = {"/api/v1/explain": {"url": "http://air.example/api/loyalty/kim"}, "/api/v1/{switch}": {"scope": "bookings"}}
+            real = path.replace("backends/{id}", "backends/loyalty-fn").replace("{id}", "loyalty").replace("{action}", "hold").replace("{switch}", "kill")
+            bodies = {"/api/v1/explain": {"url": "http://air.example/api/loyalty/kim"}, "/api/v1/{switch}": {"scope": "bookings"}, "/api/v1/backends/{id}/breaker": {"state": "auto"}}
             body = bodies.get(path, {}) if method == "post" else None
             assert proxy.api(real, method.upper(), body)[0] == 200, (method, path)
     told = proxy.api("/api/v1/explain", "POST", {"method": "GET", "url": "http://air.example/api/loyalty/kim"})[1]
