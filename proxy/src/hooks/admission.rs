@@ -113,14 +113,10 @@ pub fn claims(shared: &Shared, route: &Route, headers: &HeaderMap) -> Result<Opt
         return Ok(None);
     }
     let issuer = route.require.as_ref().and_then(|rule| rule.jwt.as_ref()).map(|jwt| &*jwt.issuer);
-    let bearer = |value: &HeaderValue| {
-        let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
-        scheme.eq_ignore_ascii_case("bearer").then(|| token.trim().to_owned())
-    };
     let mut lines = headers.get_all(header::AUTHORIZATION).iter();
     let token = lines.next().and_then(bearer);
     let verified = match (token, lines.next()) {
-        (Some(token), None) => shared.issuers.verify(issuer, &token, SystemTime::now()),
+        (Some(token), None) => shared.issuers.verify(issuer, token, SystemTime::now()),
         // Of two lines another reader may take the other one.
         (_, Some(_)) => Err(Refusal::Malformed),
         (None, None) => Err(Refusal::Missing),
@@ -141,6 +137,11 @@ pub fn claims(shared: &Shared, route: &Route, headers: &HeaderMap) -> Result<Opt
             Err(message(401, why.cause(), "{\"message\":\"Unauthorized\"}", headers))
         }
     }
+}
+
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())
 }
 
 /// As API Gateway says it.

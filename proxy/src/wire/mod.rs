@@ -133,6 +133,8 @@ impl Wire {
                 }
             }
             tokio::select! {
+                // What is there already needs no timer.
+                biased;
                 read = self.read_ahead() => match read {
                     Ok(0) => return if self.ahead.is_empty() { Waited::Over } else { Waited::Head },
                     Ok(_) if self.ahead.len() as u64 > limits.header_bytes + AHEAD as u64 => return Waited::Head,
