@@ -6,6 +6,7 @@ use crate::access_log::LogSender;
 use crate::admin::Admin;
 use crate::admin::access::HotTokens;
 use crate::api_keys::HotKeys;
+use crate::authorizers::Authorizers;
 use crate::certificates::{HotCertificate, client_verifier};
 use crate::control::{Control, ControlLoop, Request, Signals, Stop};
 use crate::discovery::Discovery;
@@ -118,6 +119,7 @@ pub fn start(
     let api_keys = settings.api_keys.as_deref().map(HotKeys::load).transpose();
     let api_keys = api_keys.map_err(|error| anyhow!("api_keys: {error}"))?.map(Arc::new);
     let issuers = Arc::new(Issuers::new(&settings.issuers));
+    let authorizers = Arc::new(Authorizers::new(&settings.authorizers, metrics.clone()));
     let first = control_runtime.block_on(async {
         let signals = Signals::install()?;
         let supplies = Arc::new(Supplies::new(&settings.aws, metrics.clone(), POOL_CONNECTIONS));
@@ -145,10 +147,12 @@ pub fn start(
     }
     let (hot, hup_log) = (certificates.clone(), log.clone());
     let (hup_tokens, hup_keys, hup_issuers) = (tokens.clone(), api_keys.clone(), issuers.clone());
+    let hup_authorizers = authorizers.clone();
     let on_hup = move || {
         hup_tokens.iter().for_each(|tokens| tokens.reload());
         hup_keys.iter().for_each(|keys| keys.reload());
         hup_issuers.reload();
+        hup_authorizers.forget();
         hot.iter().flatten().for_each(|certificate| certificate.reload());
         hup_log.reopen();
     };
@@ -192,6 +196,7 @@ pub fn start(
         places: AtomicUsize::new(0),
         api_keys,
         issuers,
+        authorizers,
         fleet,
         evidence: store,
     });

@@ -3,7 +3,9 @@
 //! Input: filled by the hooks in their order. Output: read by later hooks and by the access log. Must not: own what can be
 //! borrowed from the snapshot it holds.
 
+use crate::authorizers::Refused;
 use crate::facts::Client;
+use crate::lambda::authorize::Verdict;
 use crate::lambda::report::Report;
 use crate::live::{Live, RouteRuntime};
 use crate::shadow::queue::Ask;
@@ -12,6 +14,7 @@ use crate::targets::backend::{Endpoint, RunningBackend};
 use crate::trace::Trace;
 use banyan_routes::decide::Decision;
 use banyan_routes::ids::Side;
+use banyan_routes::request::Claims;
 use banyan_routes::rewrite::Rewrite;
 use banyan_routes::table::{Found, Route};
 use http::{HeaderName, HeaderValue};
@@ -92,6 +95,11 @@ pub struct Context {
     pub response_bytes: u64,
     pub first_byte: Option<Duration>,
     pub status: u16,
+    /// Of the token that came with it, where the route asks.
+    pub claims: Option<Arc<Claims>>,
+    /// What an authorizer has just said, and what it says of this request.
+    pub asked: Option<Result<Arc<Verdict>, Refused>>,
+    pub verdict: Option<Arc<Verdict>>,
     /// Why Banyan answered itself.
     pub cause: Option<&'static str>,
     /// What AWS said of a call that failed, bounded; for the log only.
@@ -155,6 +163,9 @@ impl Context {
             response_bytes: 0,
             first_byte: None,
             status: 0,
+            claims: None,
+            asked: None,
+            verdict: None,
             cause: None,
             detail: None,
             report: None,

@@ -3,6 +3,7 @@
 //! Input: a parsed request head, the connection it came by, and whom we trust. Output: borrowed `RequestFacts`, the client's
 //! address and the scheme it used. Must not: believe a forwarding header from anyone who is not listed.
 
+use banyan_routes::path::split_target;
 use banyan_routes::request::RequestFacts;
 use http::{HeaderMap, HeaderValue, Uri, Version, header};
 use ipnet::IpNet;
@@ -64,6 +65,16 @@ pub fn nominated(headers: &HeaderMap) -> Vec<String> {
     let usual = ["", "close", "keep-alive", "content-length"];
     let named = tokens.filter(|token| !usual.iter().any(|it| token.eq_ignore_ascii_case(it)));
     named.map(str::to_ascii_lowercase).collect()
+}
+
+/// The raw path and query. Origin-form is taken as the bytes that came; other forms by their parsed URI.
+pub fn target(request: &pingora_http::RequestHeader) -> Option<(&str, Option<&str>)> {
+    let raw = std::str::from_utf8(request.raw_path()).ok()?;
+    if raw.starts_with('/') {
+        return Some(split_target(raw));
+    }
+    let path = request.uri.path();
+    Some((if path.is_empty() { "/" } else { path }, request.uri.query()))
 }
 
 /// The host a request is for: `:authority` in HTTP/2, `Host` in HTTP/1. `None` when HTTP/1.1 or later has none.

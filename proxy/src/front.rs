@@ -74,6 +74,19 @@ impl Front {
 pub struct Edge(pub Arc<Front>);
 
 impl Edge {
+    async fn serve(&self, stream: Stream) {
+        let front = &self.0;
+        let shutdown = front.shared.leaving.watch();
+        // HTTP/2 frames its messages; there is no second way to read them.
+        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
+            front.process_new(stream, &shutdown).await;
+            return;
+        }
+        let preface = front.server_options().is_some_and(|options| options.h2c);
+        let wire = Box::new(Wire::new(stream, preface, front.shared.metrics.clone()));
+        wire::watched(wire.watch(), self.http1(wire, shutdown)).await;
+    }
+
     /// One request after the other. The framework's own loop would hold all that serves a request while none is there.
     async fn http1(&self, mut wire: Box<Wire>, shutdown: ShutdownWatch) {
         let front = &self.0;
@@ -115,17 +128,12 @@ impl Edge {
 #[async_trait]
 impl ServerApp for Edge {
     async fn process_new(self: &Arc<Self>, stream: Stream, _: &ShutdownWatch) -> Option<Stream> {
-        let front = &self.0;
-        let leaving = &front.shared.leaving;
-        let _counted = leaving.connection();
-        let shutdown = leaving.watch();
-        // HTTP/2 frames its messages; there is no second way to read them.
-        if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
-            return front.process_new(stream, &shutdown).await;
-        }
-        let preface = front.server_options().is_some_and(|options| options.h2c);
-        let wire = Box::new(Wire::new(stream, preface, front.shared.metrics.clone()));
-        wire::watched(wire.watch(), self.http1(wire, shutdown)).await;
+        let (edge, counted) = (self.clone(), self.0.shared.leaving.connection());
+        // In a task of its own: the one that calls us has room for a TLS handshake, nine kilobytes, for as long as it lives.
+        tokio::spawn(async move {
+            edge.serve(stream).await;
+            drop(counted);
+        });
         None
     }
 

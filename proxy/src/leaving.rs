@@ -4,6 +4,7 @@
 //! connections. Must not: end anything itself.
 
 use pingora_core::server::ShutdownWatch;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use tokio::sync::watch;
 
@@ -24,9 +25,9 @@ pub struct Leaving {
 }
 
 /// Given back when the connection ends.
-pub struct Connection<'a>(&'a Leaving);
+pub struct Connection(Arc<Leaving>);
 
-impl Drop for Connection<'_> {
+impl Drop for Connection {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
@@ -94,9 +95,9 @@ impl Leaving {
         if self.is_leaving() { self.closing.subscribe() } else { self.retire.subscribe() }
     }
 
-    pub fn connection(&self) -> Connection<'_> {
+    pub fn connection(self: &Arc<Self>) -> Connection {
         self.connections.fetch_add(1, Ordering::Relaxed);
-        Connection(self)
+        Connection(self.clone())
     }
 
     pub fn connections(&self) -> usize {

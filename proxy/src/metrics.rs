@@ -47,6 +47,7 @@ pub struct Metrics {
     pub credentials_available: IntGauge,
     pub credentials_expiry: IntGauge,
     pub credentials_failures: IntCounter,
+    pub authorizer_calls: IntCounterVec,
     pub signature_refused: IntCounterVec,
     pub shadow: IntCounterVec,
     pub shadow_dropped: IntCounterVec,
@@ -220,6 +221,11 @@ impl Metrics {
                     "credentials_failures_total",
                     "Attempts to get AWS credentials that failed.",
                 )),
+            ),
+            authorizer_calls: counter(
+                "authorizer_calls_total",
+                "Questions to external authorizers, by what came of them: verdict, unknown, failed.",
+                &["authorizer", "outcome"],
             ),
             signature_refused: counter(
                 "signature_refused_total",

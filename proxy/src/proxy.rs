@@ -4,6 +4,7 @@
 
 use crate::access_log::LogSender;
 use crate::api_keys::HotKeys;
+use crate::authorizers::Authorizers;
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::leaving::Leaving;
@@ -33,6 +34,7 @@ pub struct Shared {
     /// Of clients, for routes that require one.
     pub api_keys: Option<Arc<HotKeys>>,
     pub issuers: Arc<Issuers>,
+    pub authorizers: Arc<Authorizers>,
     /// `None`: state is this process's own.
     pub fleet: Option<Arc<Fleet>>,
     pub evidence: Arc<EvidenceStore>,

@@ -3,7 +3,8 @@
 //! Input: a bearer token. Output: its claims, or why it is refused. Must not: lock, fetch while a request waits, trust a header of the token
 //! beyond which key to try, or verify the same token twice in a row.
 
-use crate::aws::credentials::fetch;
+use crate::client::fetch::fetch;
+use crate::recent::Recent;
 use crate::settings::{Issuer, KeySet};
 use crate::targets::supplies::Supplies;
 use arc_swap::{ArcSwap, ArcSwapOption};
@@ -18,7 +19,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::Notify;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Longer tokens are nobody's; also the limit on what is kept of one.
 const TOKEN_MAX: usize = 16 << 10;
@@ -78,8 +78,8 @@ struct Running {
     looked: AtomicU64,
 }
 
+#[derive(Clone)]
 struct Verified {
-    token: Box<str>,
     issuer: usize,
     /// Of the key set that verified it.
     keys: usize,
@@ -89,7 +89,7 @@ struct Verified {
 
 pub struct Issuers {
     all: Vec<Arc<Running>>,
-    verified: Box<[ArcSwapOption<Verified>]>,
+    verified: Recent<Verified>,
     changes: ArcSwap<usize>,
 }
 
@@ -106,7 +106,7 @@ impl Issuers {
         let places = if settings.is_empty() { 1 } else { PLACES };
         Issuers {
             all: settings.iter().map(running).collect(),
-            verified: (0..places).map(|_| ArcSwapOption::empty()).collect(),
+            verified: Recent::new(places),
             changes: ArcSwap::from_pointee(0),
         }
     }
@@ -169,20 +169,19 @@ impl Issuers {
         }
         let now = seconds(now);
         let changes = **self.changes.load();
-        let place = &self.verified[xxh3_64(token.as_bytes()) as usize % self.verified.len()];
-        let known = place.load();
-        if let Some(known) = known.as_ref().filter(|it| *it.token == *token && it.keys == changes) {
+        let known = self.verified.get(token.as_bytes());
+        if let Some(known) = known.filter(|it| it.keys == changes) {
             let issuer = &self.all[known.issuer].settings;
             if name.is_some_and(|name| name != issuer.name) {
                 return Err(Refused::Malformed);
             }
             timely(known.good, now)?;
-            return Ok(known.claims.clone());
+            return Ok(known.claims);
         }
         let (issuer, claims, good) = self.read(name, token, now)?;
         let claims = Arc::new(claims);
-        let verified = Verified { token: token.into(), issuer, keys: changes, good, claims: claims.clone() };
-        place.store(Some(Arc::new(verified)));
+        let verified = Verified { issuer, keys: changes, good, claims: claims.clone() };
+        self.verified.put(token.as_bytes(), verified);
         Ok(claims)
     }
 

@@ -7,7 +7,7 @@ use aws_smithy_eventstream::frame::write_message_to;
 use aws_smithy_types::event_stream::{Header, HeaderValue as EventValue, Message};
 use banyan::aws::sign::{Scope, apply};
 use banyan::lambda::answer::{answer, prelude};
-use banyan::lambda::event::{EventRequest, event};
+use banyan::lambda::event::{Caller, EventRequest, event};
 use banyan::lambda::fault;
 use banyan::lambda::report::Report;
 use banyan::lambda::stream::{Decoder, Piece};
@@ -251,6 +251,7 @@ fn told(kind: &str, request: &Request) -> Value {
         account: "123456789012",
         backend: "orders-fn",
         region: "eu-west-1",
+        caller: Caller::default(),
     };
     serde_json::from_slice(&event(format(kind), &facts)).unwrap()
 }

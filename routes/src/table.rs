@@ -250,6 +250,8 @@ pub struct RequireRule {
     pub plan: Option<Box<str>>,
     /// With a token of this issuer.
     pub jwt: Option<JwtRule>,
+    /// Whom this authorizer of the settings allows.
+    pub authorizer: Option<Box<str>>,
     /// With a certificate that the listener has verified.
     pub client_cert: bool,
 }

@@ -6,6 +6,7 @@
 
 use crate::client::dns::Resolver;
 use crate::client::exchange::Client;
+use crate::client::fetch::{Unfetched, fetch};
 use crate::metrics::Metrics;
 use arc_swap::ArcSwapOption;
 use aws_config::default_provider::credentials::DefaultCredentialsChain;
@@ -21,9 +22,6 @@ use aws_smithy_runtime_api::client::result::ConnectorError;
 use aws_smithy_types::body::SdkBody;
 use aws_types::region::Region;
 use bytes::Bytes;
-use pingora_core::upstreams::peer::HttpPeer;
-use pingora_error::ErrorType;
-use pingora_http::RequestHeader;
 use serde::Serialize;
 use std::error::Error as _;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,8 +38,6 @@ const AGAIN_MIN: Duration = Duration::from_secs(1);
 const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// How long a rule set waits for the first answer before it is published without.
 const FIRST_WAIT: Duration = Duration::from_secs(2);
-/// What a metadata or token service may answer at most.
-const ANSWER_MAX: usize = 1 << 20;
 
 /// How it stands, for the admin API.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
@@ -270,58 +266,4 @@ impl HttpForAws {
         *response.headers_mut() = headers;
         HttpResponse::try_from(response).map_err(|error| user(error.to_string()))
     }
-}
-
-/// Why a metadata or token service gave nothing.
-#[derive(Debug, thiserror::Error)]
-pub enum Unfetched {
-    #[error("{0}")]
-    Timeout(String),
-    #[error("{0}")]
-    Other(String),
-}
-
-/// A small request to a service by its URL: resolved, sent, read whole. 2 s to connect, 10 s to answer.
-pub async fn fetch(
-    client: &Client,
-    resolver: &Resolver,
-    request: http::Request<Bytes>,
-) -> Result<(http::StatusCode, http::HeaderMap, Bytes), Unfetched> {
-    let other = |text: String| Unfetched::Other(text);
-    let uri = request.uri();
-    let host =
-        uri.host().ok_or_else(|| other(format!("{uri} names no host")))?.trim_matches(['[', ']']).to_owned();
-    let tls = uri.scheme_str() == Some("https");
-    let port = uri.port_u16().unwrap_or(if tls { 443 } else { 80 });
-    let (addresses, _) =
-        resolver.addresses(&host).await.map_err(|error| other(format!("{host}: {error}")))?;
-    let address = addresses.first().ok_or_else(|| other(format!("{host}: no address")))?;
-    let mut peer = HttpPeer::new((*address, port), tls, if tls { host.clone() } else { String::new() });
-    peer.options.connection_timeout = Some(Duration::from_secs(2));
-    peer.options.total_connection_timeout = Some(Duration::from_secs(4));
-    peer.options.read_timeout = Some(Duration::from_secs(10));
-    peer.options.idle_timeout = Some(Duration::from_secs(5));
-    let target = uri.path_and_query().map_or("/", |target| target.as_str()).to_owned();
-    let authority = uri.authority().map_or(host.clone(), |authority| authority.to_string());
-    let (parts, body) = request.into_parts();
-    let build = || -> pingora_error::Result<RequestHeader> {
-        let mut head = RequestHeader::build(parts.method.clone(), target.as_bytes(), Some(8))?;
-        for (name, value) in &parts.headers {
-            head.append_header(name, value)?;
-        }
-        head.insert_header(http::header::HOST, &authority)?;
-        head.insert_header(http::header::CONTENT_LENGTH, body.len())?;
-        Ok(head)
-    };
-    let head = build().map_err(|error| other(error.to_string()))?;
-    let failed = |error: Box<pingora_error::Error>| match error.etype() {
-        ErrorType::ConnectTimedout | ErrorType::ReadTimedout | ErrorType::WriteTimedout => {
-            Unfetched::Timeout(format!("{authority}: {error}"))
-        }
-        _ => Unfetched::Other(format!("{authority}: {error}")),
-    };
-    let answer = client.send(peer, head, body.clone()).await.map_err(|it| failed(it.error))?;
-    let (status, headers) = (answer.head.status, answer.head.headers.clone());
-    let body = answer.whole(client, ANSWER_MAX).await.map_err(failed)?;
-    Ok((status, headers, body))
 }

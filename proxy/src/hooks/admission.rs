@@ -4,6 +4,7 @@
 //! credentials was wrong.
 
 use crate::api_keys::Refused;
+use crate::authorizers::Refused as Unverified;
 use crate::live::Live;
 use crate::proxy::Shared;
 use crate::tokens::Refused as Refusal;
@@ -40,10 +41,6 @@ pub fn check(
     facts: &RequestFacts<'_>,
     session: &Session,
 ) -> Option<Denied> {
-    if is_over(shared, route.priority) {
-        let after = vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))];
-        return Some(message(503, "overload", "{\"message\":\"Service Unavailable\"}", after));
-    }
     if let Some(rule) = &route.require
         && let Some(denied) = required(shared, rule, facts, session)
     {
@@ -62,6 +59,27 @@ pub fn check(
         (None, None) => guard.admits(&[]),
     };
     admitted.err().map(|wait| too_many("rate_limited", wait))
+}
+
+/// Whether there is no place for a request of this priority.
+pub fn overload(shared: &Shared, priority: Priority) -> Option<Denied> {
+    let after = || vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+    is_over(shared, priority)
+        .then(|| message(503, "overload", "{\"message\":\"Service Unavailable\"}", after()))
+}
+
+/// What an authorizer that has not allowed it means.
+pub fn unverified(why: Unverified) -> Denied {
+    match why {
+        Unverified::Denied => forbidden(why.cause()),
+        Unverified::NoIdentity | Unverified::Unknown => {
+            message(401, why.cause(), "{\"message\":\"Unauthorized\"}", Vec::new())
+        }
+        Unverified::Away => {
+            let after = vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))];
+            message(503, why.cause(), "{\"message\":\"Service Unavailable\"}", after)
+        }
+    }
 }
 
 /// Places are short: the last tenth is for routes of high priority, the three before it for none of low.

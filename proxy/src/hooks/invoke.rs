@@ -5,8 +5,9 @@
 
 use crate::client::exchange::{Answer, TOO_LARGE};
 use crate::context::Context;
+use crate::facts::target as target_of;
 use crate::hooks::held::Held;
-use crate::hooks::request::target as target_of;
+use crate::hooks::place::{Place, caller, request_id};
 use crate::hooks::whole::{Failure, plain_head};
 use crate::hooks::{reply, response, rewrite};
 use crate::lambda::answer::{self, Head};
@@ -113,19 +114,10 @@ pub fn payload(
 ) -> Result<Vec<u8>> {
     let mut head = plain_head(request, body.len())?;
     rewrite::shape(&mut head, ctx)?;
-    let id = ctx.trace.id();
-    let id = std::str::from_utf8(&id).unwrap_or_default();
-    let uuid = [&id[..8], &id[8..12], &id[12..16], &id[16..20], &id[20..]].join("-");
     edge_headers(&mut head, ctx)?;
     let target = String::from_utf8_lossy(head.raw_path()).into_owned();
     let (path, query) = split_target(&target);
-    let pattern = ctx.route().zip(ctx.found.as_ref()).and_then(|(route, found)| {
-        route.matches.get(usize::from(found.alternative)).map(|matcher| &matcher.path)
-    });
-    let resource = pattern.map_or_else(|| "/{proxy+}".into(), |pattern| pattern.resource());
-    let (raw_path, _) = target_of(request).unwrap_or(("/", None));
-    let matched = ctx.found.as_ref().and_then(|found| found.normalised.as_deref()).unwrap_or(raw_path);
-    let parameters = pattern.map(|pattern| pattern.parameters(matched)).unwrap_or_default();
+    let place = Place::of(ctx, target_of(request).map_or("/", |(path, _)| path));
     let host =
         head.headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default().to_owned();
     let facts = EventRequest {
@@ -137,13 +129,14 @@ pub fn payload(
         body,
         client: ctx.client.address,
         protocol: if http2 { "HTTP/2.0" } else { "HTTP/1.1" },
-        request_id: &uuid,
+        request_id: &request_id(ctx),
         time: Timestamp::try_from(SystemTime::now()).unwrap_or_default(),
-        resource: &resource,
-        parameters: &parameters,
+        resource: &place.resource,
+        parameters: &place.parameters,
         account: function.account(),
         backend: &backend.definition.id,
         region: &function.region,
+        caller: caller(ctx),
     };
     Ok(event(function.target.format, &facts))
 }

@@ -3,6 +3,8 @@
 
 pub mod admission;
 pub mod hygiene;
+pub mod place;
+pub mod authorize;
 pub mod request;
 pub mod again;
 pub mod upstream;

@@ -4,9 +4,12 @@
 //! writing that answer.
 
 use crate::answers::{answer, refuse};
+use crate::authorizers::Refused as Unverified;
 use crate::claims;
 use crate::context::Context;
-use crate::facts::{self, Client, facts};
+use crate::facts::{self, Client, facts, target};
+use crate::hooks::admission::Denied;
+use crate::hooks::authorize::{self, Look, Unasked};
 use crate::hooks::{admission, hygiene};
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
@@ -18,7 +21,7 @@ use banyan_routes::file::Scheme;
 use banyan_routes::ids::PPM;
 use banyan_routes::ids::Side;
 use banyan_routes::override_header::{self, OVERRIDE_HEADER};
-use banyan_routes::path::{PathFault, split_target};
+use banyan_routes::path::PathFault;
 use banyan_routes::request::{RequestFacts, bare_host};
 use banyan_routes::table::{Action, Found, Redirect, Route, RouteTable, ShadowRule, Stage, Unroutable};
 use bytes::Bytes;
@@ -40,7 +43,7 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
             refuse(session, ctx, status, cause, true).await?;
             return Ok(true);
         }
-        None => match choose(shared, session, ctx) {
+        None => match chosen(shared, session, ctx).await {
             Next::Forward => {
                 session.req_header_mut().remove_header(OVERRIDE_HEADER);
                 hygiene::expectation(session);
@@ -51,9 +54,23 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
                 ctx.status = status;
                 answer(session, ctx, status, headers, body).await?;
             }
+            // It has been asked.
+            Next::Ask(_) => refuse(session, ctx, 503, Unverified::Away.cause(), false).await?,
         },
     }
     Ok(true)
+}
+
+/// What happens next; an authorizer that has to be asked is asked once.
+async fn chosen(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
+    match choose(shared, session, ctx) {
+        Next::Ask(unasked) => {
+            // In a box of its own: hardly any request waits for it.
+            Box::pin(authorize::ask(shared, session, ctx, *unasked)).await;
+            choose(shared, session, ctx)
+        }
+        next => next,
+    }
 }
 
 /// What happens after choosing.
@@ -61,6 +78,15 @@ enum Next {
     Forward,
     Refuse(u16, &'static str, bool),
     Answer(u16, Added, Bytes),
+    Ask(Box<Unasked>),
+}
+
+impl Next {
+    fn denied(ctx: &mut Context, found: Found, denied: Denied) -> Next {
+        ctx.found = Some(found);
+        ctx.cause = Some(denied.cause);
+        Next::Answer(denied.status, denied.headers, denied.body)
+    }
 }
 
 /// Client, trace and listener; sets how long the connection may idle afterwards.
@@ -89,16 +115,6 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     }
     // A body that stops coming is given up like a connection that rests; a websocket may be silent.
     session.set_read_timeout(if ctx.upgrade { None } else { Some(shared.settings.limits.idle) });
-}
-
-/// The raw path and query. Origin-form is taken as the bytes that came; other forms by their parsed URI.
-pub fn target(request: &pingora_http::RequestHeader) -> Option<(&str, Option<&str>)> {
-    let raw = std::str::from_utf8(request.raw_path()).ok()?;
-    if raw.starts_with('/') {
-        return Some(split_target(raw));
-    }
-    let path = request.uri.path();
-    Some((if path.is_empty() { "/" } else { path }, request.uri.query()))
 }
 
 fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
@@ -140,17 +156,24 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     }
     let claims = match admission::claims(shared, route, &request.headers) {
         Ok(claims) => claims,
-        Err(denied) => {
-            ctx.found = Some(found);
-            ctx.cause = Some(denied.cause);
-            return Next::Answer(denied.status, denied.headers, denied.body);
-        }
+        Err(denied) => return Next::denied(ctx, found, denied),
     };
     let facts = RequestFacts { claims: claims.as_deref(), ..facts };
+    if let Some(denied) = admission::overload(shared, route.priority) {
+        return Next::denied(ctx, found, denied);
+    }
+    let matched = found.normalised.as_deref().unwrap_or(path);
+    match authorize::look(shared, route, &facts, matched, ctx) {
+        Look::Passed => {}
+        Look::Refused(why) => return Next::denied(ctx, found, admission::unverified(why)),
+        Look::Ask(unasked) => {
+            ctx.claims.clone_from(&claims);
+            ctx.found = Some(found);
+            return Next::Ask(unasked);
+        }
+    }
     if let Some(denied) = admission::check(shared, &live, found.route, route, &facts, session) {
-        ctx.found = Some(found);
-        ctx.cause = Some(denied.cause);
-        return Next::Answer(denied.status, denied.headers, denied.body);
+        return Next::denied(ctx, found, denied);
     }
     let next = match &route.action {
         Action::Forward => side(shared, &live, found.route, &facts, ctx),
@@ -171,6 +194,7 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
         }
     };
     ctx.found = Some(found);
+    ctx.claims = claims;
     next
 }
 

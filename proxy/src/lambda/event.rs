@@ -4,11 +4,13 @@
 //! byte of the body, or a value of a header.
 
 use banyan_routes::backend::EventFormat;
+use banyan_routes::request::Claims;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use jiff::Timestamp;
 use percent_encoding::percent_decode_str;
+use serde_json::{Map, Value};
 use std::borrow::Cow;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -33,6 +35,17 @@ pub struct EventRequest<'a> {
     pub account: &'a str,
     pub backend: &'a str,
     pub region: &'a str,
+    pub caller: Caller<'a>,
+}
+
+/// Who calls, where somebody has looked.
+#[derive(Clone, Copy, Default)]
+pub struct Caller<'a> {
+    /// Of a verified token.
+    pub claims: Option<&'a Claims>,
+    /// What an authorizer said of it.
+    pub principal: Option<&'a str>,
+    pub context: Option<&'a Map<String, Value>>,
 }
 
 /// The event of a request, in the format its function expects.
@@ -73,6 +86,56 @@ impl<'a> EventRequest<'a> {
             Ok(body) if plain || body.is_empty() => (Cow::Borrowed(body), false),
             Ok(_) | Err(_) => (Cow::Owned(STANDARD.encode(self.body)), true),
         }
+    }
+}
+
+impl Caller<'_> {
+    /// As HTTP APIs give it: `jwt` and `lambda`.
+    pub fn v2(&self) -> Option<Value> {
+        let mut all = Map::new();
+        if let Some(claims) = self.claims {
+            all.insert("jwt".into(), token(claims));
+        }
+        if let Some(context) = self.context {
+            all.insert("lambda".into(), Value::Object(context.clone()));
+        }
+        (!all.is_empty()).then_some(Value::Object(all))
+    }
+
+    /// As REST APIs give it: the context flat and as text, beside the principal.
+    pub fn v1(&self) -> Option<Value> {
+        let mut all = Map::new();
+        if let Some(claims) = self.claims {
+            all.insert("claims".into(), token(claims)["claims"].take());
+        }
+        if let Some(principal) = self.principal {
+            all.insert("principalId".into(), principal.into());
+        }
+        for (name, value) in self.context.into_iter().flatten() {
+            all.insert(name.clone(), said(value).into());
+        }
+        (!all.is_empty()).then_some(Value::Object(all))
+    }
+}
+
+/// Claims as text, and the scopes as a list.
+fn token(claims: &Claims) -> Value {
+    let scopes = claims.0.get("scope").or_else(|| claims.0.get("scp"));
+    let scopes = scopes.and_then(|scopes| match scopes {
+        Value::String(words) => Some(words.split(' ').map(Value::from).collect::<Vec<_>>()),
+        Value::Array(list) => Some(list.clone()),
+        _ => None,
+    });
+    let claims: Map<String, Value> =
+        claims.0.iter().map(|(name, value)| (name.clone(), said(value).into())).collect();
+    serde_json::json!({"claims": claims, "scopes": scopes})
+}
+
+fn said(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => format!("[{}]", list.iter().map(said).collect::<Vec<_>>().join(" ")),
+        other => other.to_string(),
     }
 }
 

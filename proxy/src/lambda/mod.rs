@@ -10,6 +10,7 @@ pub mod event;
 pub mod v2;
 pub mod v1;
 pub mod alb;
+pub mod authorize;
 pub mod answer;
 pub mod stream;
 pub mod fault;

@@ -7,6 +7,7 @@
 use super::event::{EventRequest, Pairs, header_lists, or_null, query_lists};
 use http::header;
 use serde::Serialize;
+use serde_json::Value;
 use std::borrow::Cow;
 
 #[derive(Serialize)]
@@ -23,8 +24,11 @@ pub struct Event<'a> {
     path_parameters: Option<Pairs<&'a str, &'a str>>,
     stage_variables: Option<()>,
     request_context: Context<'a>,
-    body: Option<Cow<'a, str>>,
-    is_base64_encoded: bool,
+    /// Null where there is none; of an authorizer's event it is no part.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    body: Option<Option<Cow<'a, str>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_base64_encoded: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -32,6 +36,8 @@ pub struct Event<'a> {
 struct Context<'a> {
     account_id: &'a str,
     api_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorizer: Option<Value>,
     domain_name: &'a str,
     domain_prefix: &'a str,
     extended_request_id: &'a str,
@@ -68,6 +74,11 @@ struct Identity<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// As authorizers get it.
+    pub fn without_body(request: &EventRequest<'a>) -> Event<'a> {
+        Event { body: None, is_base64_encoded: None, ..Event::new(request) }
+    }
+
     pub fn new(request: &EventRequest<'a>) -> Event<'a> {
         let last = |values: &Vec<Cow<'a, str>>| values.last().cloned().unwrap_or_default();
         let headers: Vec<_> =
@@ -90,6 +101,7 @@ impl<'a> Event<'a> {
             request_context: Context {
                 account_id: request.account,
                 api_id: request.backend,
+                authorizer: request.caller.v1(),
                 domain_name: request.host,
                 domain_prefix: request.domain_prefix(),
                 extended_request_id: request.request_id,
@@ -108,8 +120,8 @@ impl<'a> Event<'a> {
                 resource_path: request.resource,
                 stage: "$default",
             },
-            body: (!body.is_empty()).then_some(body),
-            is_base64_encoded: encoded,
+            body: Some((!body.is_empty()).then_some(body)),
+            is_base64_encoded: Some(encoded),
         }
     }
 }

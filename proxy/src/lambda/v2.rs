@@ -6,6 +6,7 @@
 use super::event::{EventRequest, Pairs, header_lists, query_lists};
 use http::header;
 use serde::Serialize;
+use serde_json::Value;
 use std::borrow::Cow;
 
 #[derive(Serialize)]
@@ -25,7 +26,8 @@ pub struct Event<'a> {
     path_parameters: Option<Pairs<&'a str, &'a str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     body: Option<Cow<'a, str>>,
-    is_base64_encoded: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_base64_encoded: Option<bool>,
 }
 
 #[derive(Serialize)]
@@ -33,6 +35,8 @@ pub struct Event<'a> {
 struct Context<'a> {
     account_id: &'a str,
     api_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    authorizer: Option<Value>,
     domain_name: &'a str,
     domain_prefix: &'a str,
     http: Http<'a>,
@@ -54,6 +58,11 @@ struct Http<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// As authorizers get it.
+    pub fn without_body(request: &EventRequest<'a>) -> Event<'a> {
+        Event { body: None, is_base64_encoded: None, ..Event::new(request) }
+    }
+
     pub fn new(request: &EventRequest<'a>) -> Event<'a> {
         // A path without names is what AWS calls the default route.
         let route_key = match request.parameters {
@@ -82,6 +91,7 @@ impl<'a> Event<'a> {
             request_context: Context {
                 account_id: request.account,
                 api_id: request.backend,
+                authorizer: request.caller.v2(),
                 domain_name: request.host,
                 domain_prefix: request.domain_prefix(),
                 http: Http {
@@ -99,7 +109,7 @@ impl<'a> Event<'a> {
             },
             path_parameters: super::event::or_null(request.parameters.to_vec()),
             body: (!body.is_empty()).then_some(body),
-            is_base64_encoded: encoded,
+            is_base64_encoded: Some(encoded),
         }
     }
 }

@@ -71,6 +71,7 @@ pub struct Reloader {
     state_dir: PathBuf,
     listeners: Vec<String>,
     issuers: Vec<String>,
+    authorizers: Vec<String>,
     live: Arc<LiveTable>,
     metrics: Arc<Metrics>,
     supplies: Arc<Supplies>,
@@ -119,6 +120,7 @@ impl Reloader {
             rules_dir: settings.rules_dir.clone(),
             state_dir: settings.state_dir.clone(),
             issuers: settings.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
+            authorizers: settings.authorizers.iter().map(|it| it.name.clone()).collect(),
             listeners: settings.listeners.iter().map(|listener| listener.name.clone()).collect(),
             live,
             metrics,
@@ -186,7 +188,7 @@ impl Reloader {
         let refused = [
             unsupported(&files),
             self.unknown_listeners(&table),
-            self.unknown_issuers(&table),
+            self.unknown_verifiers(&table),
             self.not_silent(&table),
         ]
         .concat();

@@ -30,22 +30,40 @@ impl Reloader {
         problems
     }
 
-    /// A token of an issuer that is not there could never be verified.
-    pub(super) fn unknown_issuers(&self, table: &RouteTable) -> Vec<Problem> {
-        let named = |route: &Route| Some(route.require.as_ref()?.jwt.as_ref()?.issuer.clone());
-        let named = table.routes.iter().filter_map(|route| Some((route, named(route)?)));
-        let unknown = named.filter(|(_, issuer)| !self.issuers.iter().any(|known| **known == **issuer));
-        unknown
-            .map(|(route, issuer)| {
-                let place = format!("routes[{}].require.jwt.issuer", route.origin.1);
-                let place = Place::field(route.origin.0 as usize, place);
-                let text = format!("no issuer of the settings is called `{issuer}`");
-                let expected = match self.issuers.join(", ") {
-                    none if none.is_empty() => "`issuers` in the settings".to_owned(),
-                    known => format!("one of {known}"),
-                };
-                Problem::error("issuer_unknown", place, text).route(&*route.id).expected(expected)
-            })
-            .collect()
+    /// A token of an issuer that is not there could never be verified, and nobody could be asked who is not there.
+    pub(super) fn unknown_verifiers(&self, table: &RouteTable) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        for route in &table.routes {
+            let Some(rule) = route.require.as_deref() else { continue };
+            let issuer = rule.jwt.as_ref().map(|jwt| &*jwt.issuer);
+            problems.extend(unknown(
+                route,
+                "issuer_unknown",
+                "jwt.issuer",
+                ("issuer", issuer),
+                &self.issuers,
+            ));
+            let asked = ("authorizer", rule.authorizer.as_deref());
+            problems.extend(unknown(route, "authorizer_unknown", "authorizer", asked, &self.authorizers));
+        }
+        problems
     }
+}
+
+fn unknown(
+    route: &Route,
+    code: &'static str,
+    field: &str,
+    (kind, name): (&str, Option<&str>),
+    known: &[String],
+) -> Option<Problem> {
+    let name = name.filter(|name| !known.iter().any(|it| it == name))?;
+    let place = format!("routes[{}].require.{field}", route.origin.1);
+    let place = Place::field(route.origin.0 as usize, place);
+    let expected = match known.join(", ") {
+        none if none.is_empty() => format!("`{kind}s` in the settings"),
+        known => format!("one of {known}"),
+    };
+    let text = format!("no {kind} of the settings is called `{name}`");
+    Some(Problem::error(code, place, text).route(&*route.id).expected(expected))
 }

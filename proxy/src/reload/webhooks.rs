@@ -3,7 +3,7 @@
 //! Input: events of this replica. Output: signed POSTs, tried again for a while; the answer to a question when it is there. Must not: be
 //! waited for by a change, least of all by a way back; keep more than a bounded number of deliveries.
 
-use crate::aws::credentials::fetch;
+use crate::client::fetch::fetch;
 use crate::metrics::Metrics;
 use crate::settings::{Event, Webhook};
 use crate::targets::supplies::Supplies;

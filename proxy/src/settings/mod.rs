@@ -4,6 +4,7 @@
 //! not: open the files it names, except to read the override key.
 
 mod api_keys;
+mod authorizers;
 mod issuers;
 mod limits;
 mod secrets;
@@ -12,6 +13,7 @@ mod tokens;
 mod webhooks;
 
 pub use api_keys::{ApiKey, ApiKeys};
+pub use authorizers::Authorizer;
 pub use issuers::{Issuer, KeySet};
 pub use limits::Limits;
 pub use secrets::Digest;
@@ -52,6 +54,8 @@ struct Raw {
     api_keys: Option<PathBuf>,
     #[serde(default)]
     issuers: Vec<issuers::RawIssuer>,
+    #[serde(default)]
+    authorizers: Vec<authorizers::RawAuthorizer>,
     #[serde(default)]
     trusted_proxies: Vec<IpNet>,
     #[serde(default)]
@@ -229,6 +233,8 @@ pub struct Settings {
     pub api_keys: Option<PathBuf>,
     /// Of tokens, for routes that require one or read its claims.
     pub issuers: Vec<Issuer>,
+    /// Who is asked, for routes that require it.
+    pub authorizers: Vec<Authorizer>,
     pub trusted_proxies: Vec<IpNet>,
     /// After TERM: how long the listeners stay open so that the load balancer sees the failing readiness first.
     pub drain_delay: Duration,
@@ -335,6 +341,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         ApiKeys::load(path).map_err(|error| format!("api_keys: {error}"))?;
     }
     let issuers = issuers::lower(raw.issuers, &resolve)?;
+    let authorizers = authorizers::lower(raw.authorizers)?;
     let aws = aws(raw.aws)?;
     let off = |value: &serde_yaml::Value| {
         matches!(value, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null)
@@ -363,6 +370,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         override_key,
         api_keys,
         issuers,
+        authorizers,
         trusted_proxies: raw.trusted_proxies,
         aws,
         drain_delay: raw.drain.delay.map_or(Duration::from_secs(1), |span| span.0),

@@ -3,7 +3,7 @@
 //! Input: a running backend, a path, a header that says what the request is. Output: what came back. Must not: be used for traffic.
 
 use crate::lambda::answer::answer;
-use crate::lambda::event::{EventRequest, event};
+use crate::lambda::event::{Caller, EventRequest, event};
 use crate::targets::backend::RunningBackend;
 use crate::targets::function::{PAYLOAD_MAX, RunningFunction};
 use crate::targets::supplies::Supplies;
@@ -50,6 +50,7 @@ pub async fn function(
         account: function.account(),
         backend: &backend.definition.id,
         region: &function.region,
+        caller: Caller::default(),
     };
     let body = event(function.target.format, &request);
     let head = function.request(&endpoint.authority, &body, None, &credentials, now)?;

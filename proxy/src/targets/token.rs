@@ -5,8 +5,8 @@
 //!
 //! Source: Google Cloud, "Get an ID token", metadata server.
 
-use crate::aws::credentials::fetch;
 use crate::aws::endpoint::env;
+use crate::client::fetch::fetch;
 use crate::targets::supplies::Supplies;
 use arc_swap::ArcSwapOption;
 use banyan_routes::backend::BackendToken;

@@ -410,6 +410,7 @@ fn required(rule: &file::Require) -> RequireRule {
             issuer: jwt.issuer.as_str().into(),
             scopes: jwt.scopes.iter().map(|scope| scope.as_str().into()).collect(),
         }),
+        authorizer: rule.authorizer.as_deref().map(Into::into),
         client_cert: rule.client_cert.unwrap_or(false),
     }
 }

@@ -271,6 +271,8 @@ shapes! {
     pub struct Require {
         pub api_key: Option<ApiKey>,
         pub jwt: Option<Jwt>,
+        /// By its name in the settings.
+        pub authorizer: Option<String>,
         pub client_cert: Option<bool>,
     }
 
