@@ -134,8 +134,8 @@ pub fn start(
         );
         issuers.start(&supplies).await;
         reloader.look_at_kills();
-        if let Some(fleet) = fleet.clone() {
-            tokio::spawn(async move { fleet.run().await });
+        if let Some(fleet) = &fleet {
+            share_breakers(fleet, &supplies, &live);
         }
         reloader.join_fleet().await;
         let (outcome, sources) = reloader.reload().await;
@@ -214,6 +214,29 @@ pub fn start(
         _control_runtime: control_runtime,
         _shadow_runtime: shadow_runtime,
     })))
+}
+
+/// Keeps the connection to the store, and passes on what breakers say, both ways.
+fn share_breakers(fleet: &Arc<Fleet>, supplies: &Supplies, live: &Arc<LiveTable>) {
+    let (news, mut told) = mpsc::unbounded_channel();
+    // Nobody else sets it.
+    let _ = supplies.news.set(news);
+    let (fleet, live, teller) = (fleet.clone(), live.clone(), fleet.clone());
+    tokio::spawn(async move {
+        fleet
+            .run(|news| {
+                let live = live.load();
+                let backends = live.iter().flat_map(|live| &live.serving.backends);
+                let backend = backends.into_iter().find(|it| *it.definition.id == *news.backend);
+                backend.iter().for_each(|it| it.hear(news.open_ms.map(Duration::from_millis)));
+            })
+            .await;
+    });
+    tokio::spawn(async move {
+        while let Some((backend, open)) = told.recv().await {
+            teller.tell(&backend, open).await;
+        }
+    });
 }
 
 fn server(

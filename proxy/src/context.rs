@@ -100,6 +100,8 @@ pub struct Context {
     /// What an authorizer has just said, and what it says of this request.
     pub asked: Option<Result<Arc<Verdict>, Refused>>,
     pub verdict: Option<Arc<Verdict>>,
+    /// Whether there is room within a limit of the whole fleet, once its store was asked.
+    pub said: Option<Result<(), Duration>>,
     /// Why Banyan answered itself.
     pub cause: Option<&'static str>,
     /// What AWS said of a call that failed, bounded; for the log only.
@@ -166,6 +168,7 @@ impl Context {
             claims: None,
             asked: None,
             verdict: None,
+            said: None,
             cause: None,
             detail: None,
             report: None,

@@ -23,6 +23,7 @@ pub mod ceiling;
 pub mod rate;
 pub mod api_keys;
 pub mod recent;
+pub mod fleet_limit;
 pub mod tokens;
 pub mod authorizers;
 pub mod live;

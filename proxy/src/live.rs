@@ -6,6 +6,7 @@
 use crate::callers::Callers;
 use crate::ceiling::CeilingGuard;
 use crate::evidence::{Evidence, Kept};
+use crate::fleet_limit::FleetLimit;
 use crate::lambda::usage::{Figures, Usage};
 use crate::metrics::{Metrics, RouteMetrics};
 use crate::rate::RateGuard;
@@ -19,7 +20,7 @@ use banyan_routes::evidence::Loss;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::plan::Verdict;
 use banyan_routes::state::State;
-use banyan_routes::table::{Route, RouteTable};
+use banyan_routes::table::{LimitRule, Route, RouteTable};
 use pingora_prometheus::prometheus::IntCounter;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -37,7 +38,23 @@ pub struct Serving {
     /// In the same order.
     pub ceilings: Vec<Option<Arc<CeilingGuard>>>,
     /// In the same order.
-    pub limits: Vec<Option<Arc<RateGuard>>>,
+    pub limits: Vec<Option<Limit>>,
+}
+
+/// What guards a route's limit.
+#[derive(Clone)]
+pub enum Limit {
+    Own(Arc<RateGuard>),
+    Fleet(Arc<FleetLimit>),
+}
+
+impl Limit {
+    pub fn rule(&self) -> &LimitRule {
+        match self {
+            Limit::Own(guard) => &guard.rule,
+            Limit::Fleet(guard) => &guard.rule,
+        }
+    }
 }
 
 /// What a route needs while it runs.

@@ -48,6 +48,7 @@ pub struct Metrics {
     pub credentials_expiry: IntGauge,
     pub credentials_failures: IntCounter,
     pub authorizer_calls: IntCounterVec,
+    pub limit_local: IntCounterVec,
     pub signature_refused: IntCounterVec,
     pub shadow: IntCounterVec,
     pub shadow_dropped: IntCounterVec,
@@ -221,6 +222,11 @@ impl Metrics {
                     "credentials_failures_total",
                     "Attempts to get AWS credentials that failed.",
                 )),
+            ),
+            limit_local: counter(
+                "limit_local_total",
+                "Requests of shared limits that were judged by this replica's share, because the store did not answer.",
+                &["route"],
             ),
             authorizer_calls: counter(
                 "authorizer_calls_total",

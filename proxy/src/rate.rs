@@ -13,7 +13,7 @@ use std::num::NonZeroU32;
 use std::time::Duration;
 
 /// Places for keys; two keys share one by chance, once in so many. The seed is the process's own, so that nobody can aim at another's.
-const PLACES: usize = 1 << 16;
+pub const PLACES: usize = 1 << 16;
 
 pub struct RateGuard {
     pub rule: LimitRule,
@@ -42,6 +42,12 @@ impl RateGuard {
         RateGuard { rule: rule.clone(), limiter, seed: rand::random() }
     }
 
+    /// One of so many equal parts of it; whoever has room for one at a time at least.
+    pub fn share(rule: &LimitRule, parts: u32) -> RateGuard {
+        let (per_secs, burst) = (rule.per_secs.saturating_mul(parts), (rule.burst / parts).max(1));
+        RateGuard::new(&LimitRule { per_secs, burst, ..rule.clone() })
+    }
+
     /// `Err`: how long until there is room.
     pub fn admits(&self, key: &[u8]) -> Result<(), Duration> {
         let key = key_hash(self.seed, key);
@@ -52,8 +58,7 @@ impl RateGuard {
 /// `burst` at once, and one more with each period.
 pub fn quota(rule: &LimitRule) -> Quota {
     let burst = NonZeroU32::new(rule.burst).unwrap_or(NonZeroU32::MIN);
-    let period = Duration::from_nanos((u64::from(rule.per_secs) * 1_000_000_000 / rule.count.max(1)).max(1));
-    Quota::with_period(period).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
+    Quota::with_period(rule.period()).unwrap_or(Quota::per_second(NonZeroU32::MIN)).allow_burst(burst)
 }
 
 #[cfg(test)]
@@ -63,7 +68,7 @@ mod tests {
 
     #[test]
     fn each_key_has_its_burst_and_is_told_when_there_is_room() {
-        let rule = LimitRule { key: KeySource::ClientIp, count: 10, per_secs: 60, burst: 5 };
+        let rule = LimitRule { key: KeySource::ClientIp, count: 10, per_secs: 60, burst: 5, shared: false };
         let guard = RateGuard::new(&rule);
         for key in ["a", "b"] {
             assert_eq!((0..50).filter(|_| guard.admits(key.as_bytes()).is_ok()).count(), 5, "{key}");

@@ -98,6 +98,8 @@ pub struct BreakerRule {
     pub open_max: Duration,
     pub probes: u32,
     pub observe: bool,
+    /// With the other replicas of a fleet.
+    pub shared: bool,
 }
 
 /// What a breaker has seen since its window began.

@@ -241,6 +241,15 @@ pub struct LimitRule {
     pub per_secs: u32,
     /// At once.
     pub burst: u32,
+    /// By all replicas together.
+    pub shared: bool,
+}
+
+impl LimitRule {
+    /// Between two requests, in the long run.
+    pub fn period(&self) -> Duration {
+        Duration::from_nanos((u64::from(self.per_secs) * 1_000_000_000 / self.count.max(1)).max(1))
+    }
 }
 
 /// Who may call.

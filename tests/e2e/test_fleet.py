@@ -323,3 +323,74 @@ def test_a_password_does_not_show(start, tmp_path, origin):
     finally:
         server.terminate()
         server.wait(20)
+
+
+def test_a_shared_limit_is_one_for_all_and_each_has_its_part_while_the_store_is_away(start, origin):
+    redis = start(Redis)
+    text = f"""
+version: 1
+backends: {{b: {{urls: ["http://127.0.0.1:{origin}"]}}}}
+routes:
+  - {{id: r, match: {{prefix: /r}}, legacy: b, limit: {{key: header.X-Client, rate: 1/m, burst: 12, shared: true}}}}
+  - {{id: quick, match: {{prefix: /quick}}, legacy: b, limit: {{key: header.X-Client, rate: 20/s, burst: 5, shared: true}}}}
+"""
+    replicas = [start(Banyan, text, settings(redis)) for _ in range(3)]
+    wait_for("all to know each other", lambda: all(len(told(it)["fleet"]["replicas"]) == 3 for it in replicas))
+
+    def burst(client, count=30, path="/r"):
+        """As if by a load balancer; from ten clients at once."""
+        answers = []
+        threads = [threading.Thread(target=lambda n=n: answers.append(send(replicas[n % 3].port, "GET", path, [("X-Client", client)]))) for n in range(count)]
+        [it.start() for it in threads]
+        [it.join() for it in threads]
+        return answers
+
+    for client in ("a", "b"):
+        answers = burst(client)
+        assert sorted(it.status for it in answers) == [200] * 12 + [429] * 18, client
+        waits = [int(header(it.headers, "retry-after")) for it in answers if it.status == 429]
+        assert all(55 <= wait <= 60 for wait in waits), waits
+    assert sum(it.metric("banyan_limit_local_total", route="r") or 0 for it in replicas) == 0
+    # In the long run the rate, of all together.
+    begun, passed = time.monotonic(), 0
+    while time.monotonic() - begun < 2:
+        passed += sum(it.status == 200 for it in burst("c", 6, "/quick"))
+    most = 5 + 20 * (time.monotonic() - begun)
+    assert most * 0.8 <= passed <= most + 1, (passed, most)
+    # Away: 12 in all, 4 each; a store that hangs holds nobody up.
+    redis.popen.send_signal(signal.SIGSTOP)
+    begun = time.monotonic()
+    assert [send(it.port, "GET", "/r", [("X-Client", "d")]).status for it in replicas for _ in range(6)] == [200, 200, 200, 200, 429, 429] * 3
+    assert time.monotonic() - begun < 3
+    assert all(it.metric("banyan_limit_local_total", route="r") >= 4 for it in replicas)
+    # What was spent before is known to be, as long as it is.
+    assert {it.status for it in burst("a", 9)} <= {200, 429}
+    redis.popen.send_signal(signal.SIGCONT)
+    wait_for("the store", lambda: all(told(it)["store"]["up"] for it in replicas))
+    wait_for("the fleet's limit", lambda: sorted(it.status for it in burst(f"e{time.monotonic()}")) == [200] * 12 + [429] * 18, seconds=10)
+
+
+def test_a_shared_breaker_opens_and_closes_for_all(start, origin):
+    redis, port = start(Redis), lease_port()
+    text = f"""
+version: 1
+backends:
+  old: {{urls: ["http://127.0.0.1:{origin}"]}}
+  new: {{urls: ["http://127.0.0.1:{port}"], breaker: {{failures: 3, open_for: 3s, probes: 1, shared: true}}}}
+routes: [{{id: r, match: {{prefix: /r}}, legacy: old, serverless: new, stage: serverless}}]
+"""
+    ill = start(Nginx, f"server {{ listen 127.0.0.1:{port}; location / {{ return 500; }} }}", port=port)
+    one, two, alone = [start(Banyan, text.replace("shared: true", f"shared: {shared}"), settings(redis)) for shared in ("true", "true", "false")]
+    wait_for("all to know each other", lambda: len(told(one)["fleet"]["replicas"]) == 3)
+    for _ in range(3):
+        assert send(one.port, "GET", "/r").status == 500
+    wait_for("the other to have heard", lambda: two.metric("banyan_breaker_state", backend="new") == 1, seconds=3)
+    assert "reason=breaker" in side(two) and send(two.port, "GET", "/r").status == 200
+    assert two.metric("banyan_breaker_transitions_total", backend="new", to="open", mode="shared") == 1
+    assert send(alone.port, "GET", "/r").status == 500, "it has not asked for it"
+    # Well again: whoever probes first tells the others.
+    ill.stop()
+    start(Nginx, f"server {{ listen 127.0.0.1:{port}; location / {{ return 200 new; }} }}", port=port)
+    wait_for("a probe that succeeds", lambda: send(one.port, "GET", "/r").body == b"new", seconds=10)
+    wait_for("the other to have heard", lambda: two.metric("banyan_breaker_state", backend="new") == 0, seconds=3)
+    assert send(two.port, "GET", "/r").body == b"new"

@@ -5,7 +5,8 @@
 
 use crate::api_keys::Refused;
 use crate::authorizers::Refused as Unverified;
-use crate::live::Live;
+use crate::fleet_limit::FleetLimit;
+use crate::live::{Limit, Live};
 use crate::proxy::Shared;
 use crate::tokens::Refused as Refusal;
 use banyan_routes::cors::Added;
@@ -32,7 +33,15 @@ pub struct Denied {
     pub body: Bytes,
 }
 
-/// `None`: it may.
+/// What became of a request so far.
+pub enum Checked {
+    Passed,
+    Denied(Denied),
+    /// The fleet's store has to be asked about this key.
+    Ask(Arc<FleetLimit>, Vec<u8>),
+}
+
+/// `said` is what the store answered, after it was asked; everything before has been passed then.
 pub fn check(
     shared: &Shared,
     live: &Live,
@@ -40,25 +49,40 @@ pub fn check(
     route: &Route,
     facts: &RequestFacts<'_>,
     session: &Session,
-) -> Option<Denied> {
+    said: Option<Result<(), Duration>>,
+) -> Checked {
+    if let Some(said) = said {
+        return said
+            .map_or_else(|wait| Checked::Denied(too_many("rate_limited", wait)), |()| Checked::Passed);
+    }
     if let Some(rule) = &route.require
         && let Some(denied) = required(shared, rule, facts, session)
     {
-        return Some(denied);
+        return Checked::Denied(denied);
     }
-    let guard = live.serving.limits[index as usize].as_deref()?;
+    let Some(limit) = &live.serving.limits[index as usize] else { return Checked::Passed };
     // A client without the key is known by its address: by its bytes, its text would have to be made first.
-    let key = match &guard.rule.key {
+    let key = match &limit.rule().key {
         KeySource::ClientIp => None,
         source => value_of(source, facts),
     };
-    let admitted = match (&key, facts.client_ip.map(|address| address.to_canonical())) {
-        (Some(key), _) => guard.admits(key),
-        (None, Some(IpAddr::V4(address))) => guard.admits(&address.octets()),
-        (None, Some(IpAddr::V6(address))) => guard.admits(&address.octets()),
-        (None, None) => guard.admits(&[]),
+    match (&key, facts.client_ip.map(|address| address.to_canonical())) {
+        (Some(key), _) => has_room(limit, key),
+        (None, Some(IpAddr::V4(address))) => has_room(limit, &address.octets()),
+        (None, Some(IpAddr::V6(address))) => has_room(limit, &address.octets()),
+        (None, None) => has_room(limit, &[]),
+    }
+}
+
+fn has_room(limit: &Limit, key: &[u8]) -> Checked {
+    let wait = match limit {
+        Limit::Own(guard) => guard.admits(key).err(),
+        Limit::Fleet(guard) => match guard.known(key) {
+            Some(wait) => Some(wait),
+            None => return Checked::Ask(guard.clone(), key.to_vec()),
+        },
     };
-    admitted.err().map(|wait| too_many("rate_limited", wait))
+    wait.map_or(Checked::Passed, |wait| Checked::Denied(too_many("rate_limited", wait)))
 }
 
 /// Whether there is no place for a request of this priority.

@@ -48,6 +48,9 @@ pub fn look(shared: &Shared, route: &Route, facts: &RequestFacts<'_>, path: &str
         ctx.verdict = Some(verdict);
         Look::Passed
     };
+    if ctx.verdict.is_some() {
+        return Look::Passed;
+    }
     if let Some(asked) = ctx.asked.take() {
         return asked.map_or_else(Look::Refused, |verdict| judged(verdict, ctx));
     }

@@ -8,7 +8,8 @@ use crate::authorizers::Refused as Unverified;
 use crate::claims;
 use crate::context::Context;
 use crate::facts::{self, Client, facts, target};
-use crate::hooks::admission::Denied;
+use crate::fleet_limit::FleetLimit;
+use crate::hooks::admission::{Checked, Denied};
 use crate::hooks::authorize::{self, Look, Unasked};
 use crate::hooks::{admission, hygiene};
 use crate::live::{Live, RouteRuntime};
@@ -54,31 +55,43 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
                 ctx.status = status;
                 answer(session, ctx, status, headers, body).await?;
             }
-            // It has been asked.
+            // Whoever knows has been asked, and asks again: nobody is let through on that.
             Next::Ask(_) => refuse(session, ctx, 503, Unverified::Away.cause(), false).await?,
         },
     }
     Ok(true)
 }
 
-/// What happens next; an authorizer that has to be asked is asked once.
+/// What happens next, once everybody who has to be asked has been.
 async fn chosen(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
-    match choose(shared, session, ctx) {
-        Next::Ask(unasked) => {
-            // In a box of its own: hardly any request waits for it.
-            Box::pin(authorize::ask(shared, session, ctx, *unasked)).await;
-            choose(shared, session, ctx)
+    let mut next = choose(shared, session, ctx);
+    for _ in 0..QUESTIONS {
+        let Next::Ask(question) = next else { break };
+        // In boxes of their own: hardly any request waits for them.
+        match question {
+            Question::Authorizer(it) => Box::pin(authorize::ask(shared, session, ctx, *it)).await,
+            Question::Room(limit, key) => ctx.said = Some(Box::pin(limit.admits(&key)).await),
         }
-        next => next,
+        next = choose(shared, session, ctx);
     }
+    next
 }
+
+/// Of one kind each.
+const QUESTIONS: usize = 2;
 
 /// What happens after choosing.
 enum Next {
     Forward,
     Refuse(u16, &'static str, bool),
     Answer(u16, Added, Bytes),
-    Ask(Box<Unasked>),
+    Ask(Question),
+}
+
+/// What only somebody else knows.
+enum Question {
+    Authorizer(Box<Unasked>),
+    Room(Arc<FleetLimit>, Vec<u8>),
 }
 
 impl Next {
@@ -169,11 +182,14 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
         Look::Ask(unasked) => {
             ctx.claims.clone_from(&claims);
             ctx.found = Some(found);
-            return Next::Ask(unasked);
+            return Next::Ask(Question::Authorizer(unasked));
         }
     }
-    if let Some(denied) = admission::check(shared, &live, found.route, route, &facts, session) {
-        return Next::denied(ctx, found, denied);
+    let said = ctx.said.take();
+    match admission::check(shared, &live, found.route, route, &facts, session, said) {
+        Checked::Passed => {}
+        Checked::Denied(denied) => return Next::denied(ctx, found, denied),
+        Checked::Ask(limit, key) => return Next::Ask(Question::Room(limit, key)),
     }
     let next = match &route.action {
         Action::Forward => side(shared, &live, found.route, &facts, ctx),

@@ -5,7 +5,8 @@
 
 use super::Reloader;
 use crate::ceiling::CeilingGuard;
-use crate::live::Serving;
+use crate::fleet_limit::FleetLimit;
+use crate::live::{Limit, Serving};
 use crate::rate::RateGuard;
 use banyan_routes::ids::Side;
 use banyan_routes::table::{Route, RouteTable};
@@ -44,15 +45,21 @@ impl Failures {
 
 impl Reloader {
     /// The same for limits.
-    pub(super) fn limits(&self, table: &RouteTable) -> Vec<Option<Arc<RateGuard>>> {
+    pub(super) fn limits(&self, table: &RouteTable) -> Vec<Option<Limit>> {
         let known = |route: &Route| {
             let serving = self.serving.as_ref()?;
             serving.limits[*serving.table.by_id.get(&route.id)? as usize].clone()
         };
         let guard = |route: &Route| {
             let rule = route.limit.as_deref()?;
-            let kept = known(route).filter(|guard| guard.rule == *rule);
-            Some(kept.unwrap_or_else(|| Arc::new(RateGuard::new(rule))))
+            let kept = known(route).filter(|limit| limit.rule() == rule);
+            Some(kept.unwrap_or_else(|| match self.fleet.clone().filter(|_| rule.shared) {
+                Some(fleet) => {
+                    let local = self.metrics.limit_local.with_label_values(&[&*route.id]);
+                    Limit::Fleet(Arc::new(FleetLimit::new(rule, &route.id, fleet, local)))
+                }
+                None => Limit::Own(Arc::new(RateGuard::new(rule))),
+            }))
         };
         table.routes.iter().map(guard).collect()
     }

@@ -71,7 +71,7 @@ fn read(text: &str, base: &Path) -> Result<ApiKeys, String> {
         }
         let (count, per_secs) = (plan.rate.count, plan.rate.per_secs);
         let burst = plan.burst.unwrap_or_else(|| u32::try_from(count).unwrap_or(u32::MAX));
-        let limit = LimitRule { key: KeySource::ClientIp, count, per_secs, burst };
+        let limit = LimitRule { key: KeySource::ClientIp, count, per_secs, burst, shared: false };
         let key = ApiKey { name: key.name, plan: key.plan, limit };
         if keys.0.insert(digest.0, key).is_some() {
             return Err(format!("{at}: another name has the same key"));

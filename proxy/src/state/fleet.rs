@@ -4,14 +4,15 @@
 //! a request, or by a kill; decide anything: a store that is away is an error, and what follows from it is the caller's.
 
 use crate::settings::FleetSettings;
+use arc_swap::ArcSwapOption;
 use banyan_routes::audit::Entry;
 use banyan_routes::state::{Last, State};
 use futures_util::StreamExt;
 use redis::aio::{MultiplexedConnection, PubSub};
-use redis::{AsyncConnectionConfig, Client, RedisResult, Script, TlsCertificates};
+use redis::{AsyncCommands, AsyncConnectionConfig, Client, RedisResult, Script, TlsCertificates};
 use serde::{Deserialize, Serialize};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
@@ -83,6 +84,15 @@ pub struct Replica {
     pub leads: bool,
 }
 
+/// What a replica says of one of its breakers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct News {
+    from: String,
+    pub backend: String,
+    /// For how long it has opened; `None`: it has closed.
+    pub open_ms: Option<u64>,
+}
+
 /// Why nothing was kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NotKept {
@@ -110,7 +120,12 @@ pub struct Fleet {
     channel: String,
     pub id: String,
     admin: String,
-    link: Mutex<Option<MultiplexedConnection>>,
+    /// Of channels for what breakers tell each other.
+    breakers: String,
+    prefix: String,
+    link: ArcSwapOption<MultiplexedConnection>,
+    /// Of the hashes that the replicas have in common; chosen by the first.
+    seed: AtomicU64,
     up: AtomicBool,
     /// What it holds is understood.
     readable: AtomicBool,
@@ -120,6 +135,7 @@ pub struct Fleet {
     leads_until: AtomicU64,
     born: Instant,
     replicas: Mutex<Vec<Replica>>,
+    size: AtomicU32,
     /// Of the rules and the state that serve here.
     here: Mutex<(String, u64)>,
     /// Wakes the control thread: there may be something new.
@@ -145,9 +161,13 @@ impl Fleet {
             client,
             keys: ["state", "audit", "lease", "replicas"].map(key),
             channel: key("changed"),
+            breakers: key("breakers"),
+            prefix: settings.prefix.clone(),
+            seed: AtomicU64::new(0),
+            size: AtomicU32::new(1),
             id: format!("{:016x}", rand::random::<u64>()),
             admin,
-            link: Mutex::new(None),
+            link: ArcSwapOption::empty(),
             up: AtomicBool::new(false),
             readable: AtomicBool::new(true),
             clock: Mutex::new((0, Instant::now())),
@@ -182,10 +202,48 @@ impl Fleet {
             (rules_revision.to_owned(), state_revision);
     }
 
+    /// How many replicas there were when the store was asked last.
+    pub fn size(&self) -> u32 {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Where something of a kind is kept.
+    pub fn key(&self, kind: &str, name: &str) -> String {
+        format!("{{{}}}:{kind}:{name}", self.prefix)
+    }
+
+    /// The connection while the store answers, and the seed of the fleet's hashes.
+    pub fn connection(&self) -> Option<(MultiplexedConnection, u64)> {
+        let link = self.link.load_full().filter(|_| self.up.load(Ordering::Relaxed))?;
+        Some((MultiplexedConnection::clone(&link), self.seed.load(Ordering::Relaxed)))
+    }
+
     fn link(&self) -> Result<MultiplexedConnection, NotKept> {
-        let link = self.link.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        link.filter(|_| self.up.load(Ordering::Relaxed))
-            .ok_or_else(|| NotKept::Away("the store cannot be reached".into()))
+        let (link, _) =
+            self.connection().ok_or_else(|| NotKept::Away("the store cannot be reached".into()))?;
+        Ok(link)
+    }
+
+    /// To all other replicas; whoever does not hear it finds out alone.
+    pub async fn tell(&self, backend: &str, open: Option<Duration>) {
+        let Ok(mut link) = self.link() else { return };
+        let news = News {
+            from: self.id.clone(),
+            backend: backend.to_owned(),
+            open_ms: open.map(|open| open.as_millis() as u64),
+        };
+        let told: RedisResult<u64> = link.publish(&self.breakers, json(&news)).await;
+        if let Err(error) = told {
+            tracing::warn!(%error, backend, "the fleet was not told of a breaker");
+        }
+    }
+
+    fn heard(&self, text: &str, hear: &impl Fn(&News)) {
+        match serde_json::from_str::<News>(text) {
+            Ok(news) if news.from != self.id => hear(&news),
+            Ok(_) => {}
+            Err(error) => tracing::warn!(%error, "what a replica says of a breaker cannot be read"),
+        }
     }
 
     fn away(&self, error: &redis::RedisError) -> NotKept {
@@ -193,7 +251,7 @@ impl Fleet {
             tracing::error!(%error, "the fleet's store is away: the last state serves, nothing is raised, kill switches are this replica's own");
         }
         self.leads_until.store(0, Ordering::Relaxed);
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.link.store(None);
         NotKept::Unknown(error.to_string())
     }
 
@@ -270,10 +328,10 @@ impl Fleet {
     }
 
     /// Beats, and passes pushes on, for as long as the process lives.
-    pub async fn run(&self) {
+    pub async fn run(&self, hear: impl Fn(&News)) {
         let mut wait = RETRY[0];
         loop {
-            let error = self.session(&mut wait).await;
+            let error = self.session(&mut wait, &hear).await;
             self.away(&error);
             tokio::time::sleep(wait).await;
             wait = (wait * 2).min(RETRY[1]);
@@ -281,18 +339,22 @@ impl Fleet {
     }
 
     /// One connection's life, and what ended it.
-    async fn session(&self, wait: &mut Duration) -> redis::RedisError {
+    async fn session(&self, wait: &mut Duration, hear: &impl Fn(&News)) -> redis::RedisError {
         let (mut connection, pushes) = match self.connect().await {
             Ok(both) => both,
             Err(error) => return error,
         };
         let mut pushes = pushes.into_on_message();
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+        self.link.store(Some(Arc::new(connection.clone())));
         let mut beat = tokio::time::interval(BEAT);
         beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             let changed = tokio::select! {
                 push = pushes.next() => match push {
+                    Some(push) if push.get_channel_name() == self.breakers => {
+                        push.get_payload::<String>().iter().for_each(|text| self.heard(text, hear));
+                        false
+                    }
                     Some(_) => true,
                     None => return std::io::Error::from(std::io::ErrorKind::ConnectionReset).into(),
                 },
@@ -312,14 +374,20 @@ impl Fleet {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_MAX))
             .set_response_timeout(Some(ANSWER_MAX));
-        let connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
+        let mut connection = self.client.get_multiplexed_async_connection_with_config(&config).await?;
         let pushes = tokio::time::timeout(CONNECT_MAX, async {
             let mut pushes = self.client.get_async_pubsub().await?;
-            pushes.subscribe(&self.channel).await?;
+            pushes.subscribe(&[&self.channel, &self.breakers]).await?;
             RedisResult::Ok(pushes)
         });
         let silent = |_| redis::RedisError::from(std::io::Error::from(std::io::ErrorKind::TimedOut));
-        Ok((connection, pushes.await.map_err(silent)??))
+        let pushes = pushes.await.map_err(silent)??;
+        let seed = self.key("seed", "hash");
+        let mut both = redis::pipe();
+        both.atomic().set_nx(&seed, rand::random::<u64>() >> 1).ignore().get(&seed);
+        let (seed,): (u64,) = both.query_async(&mut connection).await?;
+        self.seed.store(seed, Ordering::Relaxed);
+        Ok((connection, pushes))
     }
 
     /// Whether there is something new, or the store has just come back.
@@ -344,10 +412,11 @@ impl Fleet {
         *self.clock.lock().unwrap_or_else(PoisonError::into_inner) = (clock, Instant::now());
         let until = if owner == self.id { sent + LEASE - LEASE_MARGIN } else { Duration::ZERO };
         self.leads_until.store(until.as_millis() as u64, Ordering::Relaxed);
-        let alive = alive.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        let alive: Vec<Replica> = alive.iter().filter_map(|text| serde_json::from_str(text).ok()).collect();
+        self.size.store((alive.len() as u32).max(1), Ordering::Relaxed);
         *self.replicas.lock().unwrap_or_else(PoisonError::into_inner) = alive;
         // A call that was not answered in time has given the link up; it is there.
-        *self.link.lock().unwrap_or_else(PoisonError::into_inner) = Some(connection.clone());
+        self.link.store(Some(Arc::new(connection.clone())));
         let was_up = self.up.swap(true, Ordering::Relaxed);
         if !was_up {
             tracing::info!("the fleet's store answers");

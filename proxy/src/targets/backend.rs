@@ -9,7 +9,7 @@ use crate::aws::sign::{self, Scope};
 use crate::targets::breaker::{Breaker, millis};
 use crate::targets::function::RunningFunction;
 use crate::targets::live_breaker::{Admission, LiveBreaker};
-use crate::targets::supplies::Supplies;
+use crate::targets::supplies::{BreakerNews, Supplies};
 use crate::targets::tls_files;
 use crate::targets::token::RunningToken;
 use arc_swap::ArcSwap;
@@ -28,6 +28,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, SystemTime};
+use tokio::sync::mpsc::UnboundedSender;
 
 /// How long a pooled connection may rest: under the 60 s that nginx, Apache and the ALB keep one, so that a request does not
 /// meet a connection being closed.
@@ -82,6 +83,7 @@ pub struct RunningBackend {
     pub shadow_breaker: Breaker,
     /// Where the rules give it one.
     pub breaker: Option<LiveBreaker>,
+    news: Option<UnboundedSender<BreakerNews>>,
     transitions: IntCounterVec,
     state: IntGauge,
     ejections: IntCounter,
@@ -143,6 +145,7 @@ impl RunningBackend {
             proved: AtomicBool::new(false),
             shadow_breaker: Breaker::default(),
             breaker: definition.breaker.as_ref().map(LiveBreaker::new),
+            news: supplies.news.get().cloned(),
             transitions: supplies.metrics.breaker_transitions.clone(),
             state: supplies.metrics.breaker_state.with_label_values(&[&*definition.id]),
             ejections: supplies.metrics.ejections.with_label_values(&[&*definition.id]),
@@ -258,6 +261,23 @@ impl RunningBackend {
         self.transitions.with_label_values(&[id, to, if observe { "observe" } else { "enforce" }]).inc();
         self.show_breaker();
         tracing::warn!(backend = id, to, why, observe, "breaker");
+        if let Some(news) = self.news.as_ref().filter(|_| breaker.rule.shared && !observe) {
+            // Whoever passes it on may be gone at the end.
+            let _ = news.send((self.definition.id.clone(), trip.map(|_| breaker.rests(millis()))));
+        }
+    }
+
+    /// What another replica says of its breaker.
+    pub fn hear(&self, open: Option<Duration>) {
+        let Some(breaker) = self.breaker.as_ref().filter(|it| it.rule.shared && !it.rule.observe) else {
+            return;
+        };
+        if breaker.hear(millis(), open) {
+            let (id, to) = (&*self.definition.id, if open.is_some() { "open" } else { "closed" });
+            self.transitions.with_label_values(&[id, to, "shared"]).inc();
+            self.show_breaker();
+            tracing::warn!(backend = id, to, why = "told by another replica", "breaker");
+        }
     }
 
     /// The gauge, from the state as it is.

@@ -232,6 +232,20 @@ impl LiveBreaker {
         Some(Some(trip))
     }
 
+    /// How long it stays open from `now` on.
+    pub fn rests(&self, now: u64) -> Duration {
+        Duration::from_millis(self.until.load(Relaxed).saturating_sub(now))
+    }
+
+    /// Another replica's has opened for so long, or (`None`) closed. `true` when that is news.
+    pub fn hear(&self, now: u64, open: Option<Duration>) -> bool {
+        let Some(open) = open else { return self.close() };
+        let open = open.min(self.rule.open_max).as_millis() as u64;
+        self.until.fetch_max(now + open, Relaxed);
+        self.times.fetch_max(1, Relaxed);
+        self.state.swap(OPEN, Relaxed) != OPEN
+    }
+
     /// `true` when it was not closed before.
     fn close(&self) -> bool {
         for counter in [&self.all, &self.failed, &self.slow, &self.in_a_row, &self.times] {
@@ -256,6 +270,7 @@ mod tests {
             open_max: Duration::from_secs(15),
             probes: 2,
             observe,
+            shared: true,
         })
     }
 
@@ -307,6 +322,21 @@ mod tests {
             assert_eq!(slow.settle(20_000, false, false, crawl), None);
         }
         assert_eq!(slow.settle(20_000, false, false, crawl), Some(Some(Trip::SlowRate)));
+    }
+
+    #[test]
+    fn what_another_replica_says_holds_here() {
+        let breaker = breaker(false);
+        assert!(
+            breaker.hear(0, Some(Duration::from_secs(4))) && !breaker.hear(0, Some(Duration::from_secs(2)))
+        );
+        assert_eq!(breaker.admit(|| 1_000), Admission::Refused(Duration::from_secs(3)));
+        assert_eq!(breaker.admit(|| 4_000), Admission::Probe);
+        // Nobody can shut us out for longer than our own rule would.
+        assert!(breaker.hear(5_000, Some(Duration::from_secs(3_600))));
+        assert_eq!(breaker.rests(5_000), Duration::from_secs(15));
+        assert!(breaker.hear(6_000, None) && !breaker.hear(6_000, None));
+        assert_eq!(breaker.admit(|| 6_000), Admission::Free);
     }
 
     #[test]

@@ -7,7 +7,9 @@ use crate::aws::endpoint::AwsSettings;
 use crate::client::dns::Resolver;
 use crate::client::exchange::Client;
 use crate::metrics::Metrics;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+use tokio::sync::mpsc::UnboundedSender;
 
 pub struct Supplies {
     pub client: Arc<Client>,
@@ -15,7 +17,12 @@ pub struct Supplies {
     pub credentials: Arc<CredentialStore>,
     pub aws: AwsSettings,
     pub metrics: Arc<Metrics>,
+    /// For breakers that are shared; set where there is a fleet.
+    pub news: OnceLock<UnboundedSender<BreakerNews>>,
 }
+
+/// A backend whose breaker has opened for so long, or (`None`) closed.
+pub type BreakerNews = (Box<str>, Option<Duration>);
 
 impl Supplies {
     /// Call inside a tokio runtime.
@@ -24,6 +31,13 @@ impl Supplies {
         let resolver = Arc::new(Resolver::new());
         let region = aws.region.clone();
         let credentials = CredentialStore::new(client.clone(), resolver.clone(), region, metrics.clone());
-        Supplies { client, resolver, credentials: Arc::new(credentials), aws: aws.clone(), metrics }
+        Supplies {
+            client,
+            resolver,
+            credentials: Arc::new(credentials),
+            aws: aws.clone(),
+            metrics,
+            news: OnceLock::new(),
+        }
     }
 }

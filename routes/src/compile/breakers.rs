@@ -60,6 +60,7 @@ impl Lowering {
             open_max,
             probes: raw.probes.unwrap_or(3),
             observe: raw.observe.unwrap_or(false),
+            shared: raw.shared.unwrap_or(false),
         }
     }
 

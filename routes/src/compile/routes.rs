@@ -400,7 +400,7 @@ fn limited(rule: &file::Limit) -> LimitRule {
     // Without a word on it, what a second brings: an hour's worth at once is no limit.
     let burst =
         rule.burst.unwrap_or_else(|| u32::try_from(count.div_ceil(u64::from(per_secs))).unwrap_or(u32::MAX));
-    LimitRule { key: rule.key.clone(), count, per_secs, burst }
+    LimitRule { key: rule.key.clone(), count, per_secs, burst, shared: rule.shared.unwrap_or(false) }
 }
 
 fn required(rule: &file::Require) -> RequireRule {

@@ -138,6 +138,8 @@ shapes! {
         pub probes: Option<u32>,
         /// Say what it would do, and do nothing.
         pub observe: Option<bool>,
+        /// Replicas of a fleet tell each other when it opens and closes.
+        pub shared: Option<bool>,
     }
 
     pub struct Outliers {

@@ -290,6 +290,8 @@ shapes! {
         pub key: KeySource,
         pub rate: Rate,
         pub burst: Option<u32>,
+        /// All replicas of a fleet together; each for itself when absent.
+        pub shared: Option<bool>,
     }
 
     pub struct Cors {
