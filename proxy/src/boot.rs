@@ -15,6 +15,7 @@ use crate::evidence::store::EvidenceStore;
 use crate::front::{Edge, Front};
 use crate::leaving::Leaving;
 use crate::live::LiveTable;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, keep};
 use crate::proxy::Shared;
@@ -183,6 +184,8 @@ pub fn start(
     let mirror = Mirror::new(shadow.budget.clone(), metrics.clone(), store.clone());
     shadow_runtime.spawn(Arc::new(mirror).run(exchanges));
     shadow_runtime.spawn(keep::run(store.clone(), live.clone(), metrics.clone()));
+    let memory = Arc::new(Memory::new(settings.limits.memory_bytes));
+    control_runtime.spawn(memory.clone().watch(metrics.clone()));
     let shared = Arc::new(Shared {
         settings,
         live,
@@ -194,6 +197,7 @@ pub fn start(
         shadow,
         discovery,
         places: AtomicUsize::new(0),
+        memory,
         api_keys,
         issuers,
         authorizers,

@@ -18,6 +18,7 @@ pub mod private;
 pub mod state;
 pub mod evidence;
 pub mod silence;
+pub mod memory;
 pub mod callers;
 pub mod ceiling;
 pub mod rate;

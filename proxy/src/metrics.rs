@@ -43,6 +43,7 @@ pub struct Metrics {
     pub config_info: IntGaugeVec,
     pub log_dropped: IntCounter,
     pub inflight: IntGauge,
+    pub resident: IntGauge,
     pub buffered: IntGauge,
     pub credentials_available: IntGauge,
     pub credentials_expiry: IntGauge,
@@ -194,6 +195,10 @@ impl Metrics {
             inflight: register(
                 &registry,
                 IntGauge::with_opts(opts("requests_in_flight", "Requests being served now.")),
+            ),
+            resident: register(
+                &registry,
+                IntGauge::with_opts(opts("resident_memory_bytes", "Memory of the process, as the kernel sees it.")),
             ),
             buffered: register(
                 &registry,

@@ -9,6 +9,7 @@ use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::leaving::Leaving;
 use crate::live::LiveTable;
+use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::shadow::queue::ShadowQueue;
@@ -31,6 +32,7 @@ pub struct Shared {
     pub discovery: Arc<Discovery>,
     /// Requests and resting connections, of all listeners.
     pub places: AtomicUsize,
+    pub memory: Arc<Memory>,
     /// Of clients, for routes that require one.
     pub api_keys: Option<Arc<HotKeys>>,
     pub issuers: Arc<Issuers>,

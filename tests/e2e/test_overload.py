@@ -1,5 +1,6 @@
 """Clients that are slow, and clients that are many: each ends at its limit, and others do not notice."""
 
+import contextlib
 import socket
 import threading
 import time
@@ -116,3 +117,40 @@ def test_more_connections_than_allowed_are_told_so_and_the_admin_still_answers(s
     [it.close() for it in held]
     wait_for("room again", lambda: send(banyan.port, "GET", "/").status == 200)
     assert [send(banyan.port, "GET", "/").status for _ in range(100)] == [200] * 100
+
+
+def test_with_memory_short_new_work_is_refused_but_what_matters_most_and_it_is_over_in_seconds(start):
+    """Signed bodies are held whole: clients that send most of one and then nothing fill the memory."""
+    port = lease_port()
+    start(Nginx, f"server {{ listen 127.0.0.1:{port}; client_max_body_size 0; location / {{ return 200 ok; }} }}", port=port)
+    rules = f"""
+version: 1
+backends:
+  b: {{urls: ["http://127.0.0.1:{port}"]}}
+  s: {{urls: ["http://127.0.0.1:{port}"], sign: {{service: lambda, region: eu-west-1, max_body: 100MiB}}}}
+routes:
+  - {{id: held, match: {{prefix: /held}}, serverless: s, stage: serverless}}
+  - {{id: vital, match: {{prefix: /vital}}, legacy: b, priority: high}}
+  - {{id: usual, match: {{prefix: /usual}}, legacy: b}}
+"""
+    banyan = start(Banyan, rules, "version: 1\nlimits: {memory: 300MiB, buffered: 1GiB}\n", env={"AWS_ACCESS_KEY_ID": "AKIDEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret"})
+    before = banyan.metric("banyan_resident_memory_bytes")
+    assert 10 << 20 < before < 250 << 20 and send(banyan.port, "GET", "/usual").status == 200
+    holders = []
+    for _ in range(6):
+        holder = socket.create_connection(("127.0.0.1", banyan.port))
+        # The last ones may be refused already.
+        with contextlib.suppress(OSError):
+            holder.sendall(b"POST /held HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n" + b"x" * 50_000_000)
+        holders.append(holder)
+    wait_for("memory to be short", lambda: send(banyan.port, "GET", "/usual").status == 503)
+    refused = send(banyan.port, "GET", "/usual")
+    assert refused.status == 503 and header(refused.headers, "retry-after") == "1" and header(refused.headers, "connection") == "close"
+    assert send(banyan.port, "GET", "/vital").status == 200, "what matters most is served on"
+    assert banyan.api("/readyz")[0] == 200 and banyan.metric("banyan_refused_total", cause="memory") >= 1
+    assert banyan.metric("banyan_resident_memory_bytes") > 300 << 20
+    [it.close() for it in holders]
+    begun = time.monotonic()
+    wait_for("room again", lambda: send(banyan.port, "GET", "/usual").status == 200, seconds=20)
+    print(f"\nover after {time.monotonic() - begun:.1f} s")
+    assert "memory is short" in banyan.text() and "memory is there again" in banyan.text()

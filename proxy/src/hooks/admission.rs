@@ -88,8 +88,12 @@ fn has_room(limit: &Limit, key: &[u8]) -> Checked {
 /// Whether there is no place for a request of this priority.
 pub fn overload(shared: &Shared, priority: Priority) -> Option<Denied> {
     let after = || vec![(header::RETRY_AFTER, HeaderValue::from_static("1"))];
-    is_over(shared, priority)
-        .then(|| message(503, "overload", "{\"message\":\"Service Unavailable\"}", after()))
+    let cause = match (priority, shared.memory.is_short()) {
+        (Priority::Normal | Priority::Low, true) => "memory",
+        _ if is_over(shared, priority) => "overload",
+        _ => return None,
+    };
+    Some(message(503, cause, "{\"message\":\"Service Unavailable\"}", after()))
 }
 
 /// What an authorizer that has not allowed it means.

@@ -117,7 +117,8 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     ctx.messages = facts::is_grpc(session.req_header());
     // The framework keeps connections for ever after their first request. Only where it is kept at all: setting this turns
     // keep-alive on for HTTP/1.0 clients that did not ask for it.
-    if shared.leaving.is_leaving() {
+    // With memory short, nobody stays who may bring nothing for a minute.
+    if shared.leaving.is_leaving() || shared.memory.is_short() {
         session.set_keepalive(None);
     } else if session.get_keepalive().is_some() {
         session.set_keepalive(Some(shared.settings.limits.idle.as_secs().max(1)));

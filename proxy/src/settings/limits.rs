@@ -21,6 +21,8 @@ pub struct Limits {
     pub idle: Duration,
     /// Bodies held whole at one time, all requests together: for functions and signatures.
     pub buffered_bytes: u64,
+    /// Of the whole process; `None`: by what its container may have.
+    pub memory_bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize)]
@@ -34,6 +36,7 @@ pub struct RawLimits {
     idle: Option<Span>,
     connections: Option<usize>,
     buffered: Option<ByteSize>,
+    memory: Option<ByteSize>,
 }
 
 /// `1KiB/s`.
@@ -61,6 +64,7 @@ impl RawLimits {
             connections: self.connections.unwrap_or(20_000),
             idle: self.idle.map_or(Duration::from_secs(60), |span| span.0),
             buffered_bytes: self.buffered.map_or(256 << 20, |size| size.0),
+            memory_bytes: self.memory.map(|size| size.0),
         }
     }
 }
