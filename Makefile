@@ -4,12 +4,13 @@
 CARGO ?= cargo
 VENV  ?= tests/.venv
 export BANYAN_VENV := $(VENV)
+FUZZ_SECONDS ?= 10
 BENCH_ARGS ?=
 # The airline's functions have a lock and a tree of their own.
 export BANYAN_FUNCTIONS := $(abspath $(or $(CARGO_TARGET_DIR),target))/functions/debug
 FUNCTIONS := --manifest-path deploy/functions/Cargo.toml --target-dir $(dir $(BANYAN_FUNCTIONS))
 
-.PHONY: demo build release test lint unit e2e bench deps fmt bless
+.PHONY: demo build release test lint supply unit fuzz e2e bench deps fmt bless
 
 demo:
 	@scripts/deps.sh build
@@ -27,16 +28,25 @@ release:
 deps:
 	@scripts/deps.sh test
 
-test: deps lint unit e2e
+test: deps lint supply unit fuzz e2e
 
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) fmt --manifest-path deploy/functions/Cargo.toml --check
 	$(CARGO) clippy --locked $(FUNCTIONS) -- -D warnings
+	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
+
+# Licences, sources, bans, advisories.
+supply:
+	@CARGO=$(CARGO) scripts/supply.sh
 
 unit:
 	$(CARGO) test --locked --workspace
+
+# Every target for FUZZ_SECONDS.
+fuzz:
+	@CARGO=$(CARGO) scripts/fuzz.sh $(FUZZ_SECONDS)
 
 # The binaries are the debug ones that `unit` has built; `make e2e BANYAN_TEST_PROFILE=release` takes the others.
 e2e: deps

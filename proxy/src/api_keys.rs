@@ -3,6 +3,7 @@
 //! Input: the value of `X-Api-Key`. Output: whose it is, and whether it has room. Must not: lock, or give a key new room because another one
 //! was added.
 
+use crate::aws::secrets::Secrets;
 use crate::rate::quota;
 use crate::settings::{ApiKey, ApiKeys, Digest};
 use arc_swap::ArcSwap;
@@ -20,9 +21,10 @@ struct Client {
 
 type Clients = HashMap<[u8; 32], Arc<Client>>;
 
-/// The file, read again on HUP.
+/// The file, read again on HUP and when a secret of it has changed.
 pub struct HotKeys {
     path: PathBuf,
+    secrets: Arc<Secrets>,
     current: ArcSwap<Clients>,
 }
 
@@ -37,14 +39,14 @@ pub enum Refused {
 }
 
 impl HotKeys {
-    pub fn load(path: &Path) -> Result<HotKeys, String> {
-        let clients = prepared(ApiKeys::load(path)?, &Clients::default());
-        Ok(HotKeys { path: path.to_owned(), current: ArcSwap::from_pointee(clients) })
+    pub fn load(path: &Path, secrets: Arc<Secrets>) -> Result<HotKeys, String> {
+        let clients = prepared(ApiKeys::load(path, &secrets)?, &Clients::default());
+        Ok(HotKeys { path: path.to_owned(), secrets, current: ArcSwap::from_pointee(clients) })
     }
 
     /// A file with a fault keeps the keys that were.
     pub fn reload(&self) {
-        match ApiKeys::load(&self.path) {
+        match ApiKeys::load(&self.path, &self.secrets) {
             Ok(keys) => self.current.store(Arc::new(prepared(keys, &self.current.load()))),
             Err(error) => tracing::error!(error, "API keys not read; the old ones stay"),
         }

@@ -7,7 +7,8 @@ use crate::admin::Admin;
 use crate::admin::access::HotTokens;
 use crate::api_keys::HotKeys;
 use crate::authorizers::Authorizers;
-use crate::certificates::{HotCertificate, client_verifier};
+use crate::aws::secrets::Secrets;
+use crate::certificates::HotCertificate;
 use crate::control::{Control, ControlLoop, Request, Signals, Stop};
 use crate::discovery::Discovery;
 use crate::doors::{Door, Sockets};
@@ -115,9 +116,10 @@ pub fn start(
     let fleet = settings.fleet.as_ref().map(|fleet| Fleet::new(fleet, settings.admin.to_string()));
     let fleet = fleet.transpose().map_err(|error| anyhow!("{error}"))?.map(Arc::new);
     let discovery = Arc::new(Discovery::default());
-    let tokens = settings.tokens.as_deref().map(HotTokens::load).transpose();
+    let secrets = Arc::new(Secrets::default());
+    let tokens = settings.tokens.as_deref().map(|path| HotTokens::load(path, secrets.clone())).transpose();
     let tokens = tokens.map_err(|error| anyhow!("admin.tokens: {error}"))?.map(Arc::new);
-    let api_keys = settings.api_keys.as_deref().map(HotKeys::load).transpose();
+    let api_keys = settings.api_keys.as_deref().map(|path| HotKeys::load(path, secrets.clone())).transpose();
     let api_keys = api_keys.map_err(|error| anyhow!("api_keys: {error}"))?.map(Arc::new);
     let issuers = Arc::new(Issuers::new(&settings.issuers));
     let authorizers = Arc::new(Authorizers::new(&settings.authorizers, metrics.clone()));
@@ -134,6 +136,12 @@ pub fn start(
             discovery.clone(),
         );
         issuers.start(&supplies).await;
+        let (by_token, by_key) = (tokens.clone(), api_keys.clone());
+        let changed = move || {
+            by_token.iter().for_each(|tokens| tokens.reload());
+            by_key.iter().for_each(|keys| keys.reload());
+        };
+        secrets.start(supplies.secrets.clone(), changed).await;
         reloader.look_at_kills();
         if let Some(fleet) = &fleet {
             share_breakers(fleet, &supplies, &live);
@@ -154,6 +162,7 @@ pub fn start(
         hup_keys.iter().for_each(|keys| keys.reload());
         hup_issuers.reload();
         hup_authorizers.forget();
+        secrets.look();
         hot.iter().flatten().for_each(|certificate| certificate.reload());
         hup_log.reopen();
     };
@@ -330,10 +339,8 @@ fn tls(listener: &Listener, certificate: &Arc<HotCertificate>) -> Result<TlsSett
     let mut settings = TlsSettings::with_callbacks(Box::new(Greeter(certificate.clone())))
         .map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?;
     settings.set_cert_resolver(certificate.clone());
-    if let Some(ca) = listener.tls.as_ref().and_then(|tls| tls.client_ca.as_ref()) {
-        settings.set_client_cert_verifier(
-            client_verifier(ca).map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?,
-        );
+    if let Some(clients) = &certificate.clients {
+        settings.set_client_cert_verifier(clients.clone());
     }
     if listener.h2 {
         settings.enable_h2();

@@ -1,32 +1,37 @@
 //! Certificates of the listeners, read again on HUP.
 //!
-//! Input: PEM files. Output: a rustls resolver whose certificate can be swapped, and a verifier for client certificates. Must
-//! not: replace a certificate that works by one that cannot be read.
+//! Input: PEM files. Output: a rustls resolver whose certificate can be swapped, and a verifier of client certificates whose authorities can.
+//! Must not: replace what works by what cannot be read.
 
 use crate::settings::ListenerTls;
 use arc_swap::ArcSwap;
-use rustls::RootCertStore;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::danger::ClientCertVerifier;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
+use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, SignatureScheme};
 use std::net::IpAddr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
-/// The certificate of one listener.
+/// The certificate of one listener, and the authorities of its clients.
 #[derive(Debug)]
 pub struct HotCertificate {
     files: ListenerTls,
     current: ArcSwap<CertifiedKey>,
+    /// Set where clients have to show one.
+    pub clients: Option<Arc<HotVerifier>>,
 }
 
 impl HotCertificate {
     pub fn load(files: &ListenerTls) -> Result<Arc<HotCertificate>, String> {
-        Ok(Arc::new(HotCertificate { files: files.clone(), current: ArcSwap::from_pointee(read(files)?) }))
+        let clients = files.client_ca.as_deref().map(HotVerifier::load).transpose()?;
+        let current = ArcSwap::from_pointee(read(files)?);
+        Ok(Arc::new(HotCertificate { files: files.clone(), current, clients }))
     }
 
     /// Reads the files again; a failure is logged and changes nothing.
@@ -35,6 +40,7 @@ impl HotCertificate {
             Ok(key) => self.current.store(Arc::new(key)),
             Err(error) => tracing::error!(%error, "certificate not reloaded; the old one stays"),
         }
+        self.clients.iter().for_each(|clients| clients.reload());
     }
 }
 
@@ -104,8 +110,69 @@ fn read(files: &ListenerTls) -> Result<CertifiedKey, String> {
     Ok(certified)
 }
 
-/// Asks clients for a certificate of these authorities, and refuses the handshake without one.
-pub fn client_verifier(ca: &Path) -> Result<Arc<dyn ClientCertVerifier>, String> {
+/// Asks clients for a certificate of some authorities, read again on HUP, and refuses the handshake without one.
+#[derive(Debug)]
+pub struct HotVerifier {
+    ca: PathBuf,
+    current: ArcSwap<Verifier>,
+}
+
+/// Sized, as a swap wants it.
+type Verifier = Arc<dyn ClientCertVerifier>;
+
+impl HotVerifier {
+    pub fn load(ca: &Path) -> Result<Arc<HotVerifier>, String> {
+        Ok(Arc::new(HotVerifier { ca: ca.to_owned(), current: ArcSwap::from_pointee(client_verifier(ca)?) }))
+    }
+
+    /// Reads the file again; a failure is logged and changes nothing.
+    pub fn reload(&self) {
+        match client_verifier(&self.ca) {
+            Ok(verifier) => self.current.store(Arc::new(verifier)),
+            Err(error) => tracing::error!(%error, "client authorities not reloaded; the old ones stay"),
+        }
+    }
+}
+
+impl ClientCertVerifier for HotVerifier {
+    /// None: they would have to outlive a change, and clients know which certificate they have.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, Error> {
+        self.current.load().verify_client_cert(certificate, intermediates, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.current.load().verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.current.load().verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.current.load().supported_verify_schemes()
+    }
+}
+
+fn client_verifier(ca: &Path) -> Result<Verifier, String> {
     let mut roots = RootCertStore::empty();
     for certificate in chain(ca)? {
         roots.add(certificate).map_err(|error| format!("{}: {error}", ca.display()))?;

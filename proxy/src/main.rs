@@ -8,8 +8,6 @@ use std::process::ExitCode;
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() -> ExitCode {
-    // Memory goes back to the system after a peak even where nobody asks for any; without such threads it waits for the next peak.
-    let _ = tikv_jemalloc_ctl::background_thread::write(true);
     // The framework logs every failed handshake and broken connection as an error; ours say what matters.
     let filter = tracing_subscriber::EnvFilter::try_from_env("BANYAN_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info,pingora_core=off,pingora_proxy=off,pingora_pool=off,hickory_resolver=error,hickory_net=error"));

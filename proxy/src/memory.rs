@@ -22,7 +22,10 @@ pub struct Memory {
 impl Memory {
     /// Without a limit of the settings, the container's, where there is one.
     pub fn new(limit: Option<u64>) -> Memory {
-        Memory { limit: limit.or_else(|| Some(group_limit()? / 100 * OF_GROUP)), short: AtomicBool::new(false) }
+        Memory {
+            limit: limit.or_else(|| Some(group_limit()? / 100 * OF_GROUP)),
+            short: AtomicBool::new(false),
+        }
     }
 
     /// New work is refused, but for what matters most.

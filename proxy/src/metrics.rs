@@ -198,7 +198,10 @@ impl Metrics {
             ),
             resident: register(
                 &registry,
-                IntGauge::with_opts(opts("resident_memory_bytes", "Memory of the process, as the kernel sees it.")),
+                IntGauge::with_opts(opts(
+                    "resident_memory_bytes",
+                    "Memory of the process, as the kernel sees it.",
+                )),
             ),
             buffered: register(
                 &registry,

@@ -8,6 +8,7 @@
 
 use crate::doors::{Socket, Sockets};
 use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags, recvmsg, sendmsg,
@@ -31,6 +32,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const SOCKETS_MAX: usize = 200;
 const MESSAGE_MAX: usize = 64 << 10;
 
+const ENDED: &str = "the new process ended before it was ready; its log says why";
+
 #[derive(Serialize, Deserialize)]
 struct Named {
     name: String,
@@ -41,7 +44,10 @@ struct Named {
 pub async fn succeed(sockets: &Sockets) -> Result<u32> {
     let (mut child, ours) = start()?;
     let ready = async {
-        hand(&ours, sockets)?;
+        match hand(&ours, sockets) {
+            Err(error) if error.downcast_ref() == Some(&Errno::PIPE) => bail!(ENDED),
+            handed => handed?,
+        }
         ours.set_nonblocking(true)?;
         let mut ours = tokio::net::UnixStream::from_std(ours)?;
         let mut word = [0; READY.len()];
@@ -49,7 +55,7 @@ pub async fn succeed(sockets: &Sockets) -> Result<u32> {
         match read {
             Ok(Ok(_)) if word == *READY => Ok(()),
             Ok(Ok(_)) => bail!("the new process says something else than that it is ready"),
-            Ok(Err(_)) => bail!("the new process ended before it was ready; its log says why"),
+            Ok(Err(_)) => bail!(ENDED),
             Err(_) => bail!("the new process was not ready within {} s", PATIENCE.as_secs()),
         }
     };

@@ -226,7 +226,7 @@ pub struct Signature {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BackendToken {
     pub source: TokenSource,
-    /// The audience of a Google ID token, or the path of a file.
+    /// The audience of a Google ID token, the path of a file, a variable, or a secret in Secrets Manager.
     pub value: Box<str>,
     pub header: HeaderName,
 }

@@ -190,7 +190,9 @@ impl Index {
         if !self.wildcard.is_empty() {
             let mut rest: &str = &host;
             while let Some((_, suffix)) = rest.split_once('.') {
-                if let Some(slot) = self.wildcard.get(suffix)
+                // A star stands for a label at least.
+                let stands = host.len() - suffix.len() > 1;
+                if let Some(slot) = self.wildcard.get(suffix).filter(|_| stands)
                     && let Some(entry) = search.host(*slot, path)
                 {
                     return Some(entry);

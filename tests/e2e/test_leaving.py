@@ -7,6 +7,7 @@ import pathlib
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -131,13 +132,19 @@ class Http2:
 class Load:
     """Clients that keep their connections, retry nothing, and check every answer."""
 
-    def __init__(self, port, h2_port=None):
-        self.port, self.h2_port = port, h2_port
+    def __init__(self, port, h2_port=None, tls=None):
+        self.port, self.h2_port, self.tls = port, h2_port, tls
         self.over, self.done, self.failed = threading.Event(), 0, []
         self.threads = [threading.Thread(target=self._http1, args=(n,), daemon=True) for n in range(6)]
         if h2_port:
             self.threads += [threading.Thread(target=self._http2, daemon=True) for _ in range(2)]
         [thread.start() for thread in self.threads]
+
+    def _connect(self, number):
+        if self.tls and number % 3:
+            port, context = self.tls
+            return http.client.HTTPSConnection("127.0.0.1", port, timeout=15, context=context)
+        return http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
 
     def _http1(self, number):
         connection, count = None, 0
@@ -145,7 +152,7 @@ class Load:
             count += 1
             body = b"x" * (count % 5 * 1000) if number % 2 else None
             try:
-                connection = connection or http.client.HTTPConnection("127.0.0.1", self.port, timeout=15)
+                connection = connection or self._connect(number)
                 connection.request("POST" if body is not None else "GET", f"/whoami?n={number}-{count}", body)
                 answer = connection.getresponse()
                 text = answer.read()
@@ -255,26 +262,32 @@ def is_alive(pid):
 
 
 @pytest.fixture
-def upgradeable(start, tmp_path):
+def upgradeable(start, tmp_path, certificates):
     """A proxy whose binary can be replaced; what it has begotten ends with the test."""
     airline = start(Airline)
     binary = tmp_path / "banyan"
     shutil.copy2(BANYAN, binary)
-    port, h2 = lease_port(), lease_port()
+    port, h2, tls = lease_port(), lease_port(), lease_port()
+    more = f"  - {{name: tls, address: '127.0.0.1:{tls}', tls: {{cert: {certificates}/server.pem, key: {certificates}/server.key}}, h2: true}}\n"
+    # What systemd would listen at.
+    notices = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    notices.bind(str(tmp_path / "notify"))
     import conftest
 
     original, conftest.BANYAN = conftest.BANYAN, binary
     try:
-        banyan = start(Banyan, rules(airline), settings=SETTINGS.format(port=port, h2=h2), listen=False)
+        banyan = start(Banyan, rules(airline), settings=SETTINGS.format(port=port, h2=h2) + more, listen=False, env={"NOTIFY_SOCKET": str(tmp_path / "notify")})
     finally:
         conftest.BANYAN = original
+    banyan.notices, banyan.tls = notices, (tls, ssl.create_default_context(cafile=certificates / "ca.pem"))
     yield banyan, binary, port, h2
+    notices.close()
     subprocess.run(["pkill", "-KILL", "-f", str(banyan.folder / "settings.yaml")], check=False)
 
 
 def test_upgrades_under_load_fail_nobody(upgradeable):
     banyan, binary, port, h2 = upgradeable
-    load = Load(port, h2)
+    load = Load(port, h2, banyan.tls)
     wait_for("load", lambda: load.done > 200)
     pid, seen = banyan.popen.pid, [banyan.popen.pid]
     for number in range(ROUNDS):
@@ -295,6 +308,31 @@ def test_upgrades_under_load_fail_nobody(upgradeable):
     # What the first one knew, the last one knows.
     assert banyan.api("/api/v1/revision")[1]["draining"] is False
     print(f"{ROUNDS} upgrades, {done} requests, 0 failed")
+
+
+def told(banyan):
+    """Every line that systemd would have been told so far."""
+    lines = []
+    banyan.notices.setblocking(False)
+    try:
+        while True:
+            lines += banyan.notices.recv(4096).decode().split()
+    except BlockingIOError:
+        return lines
+
+
+def test_systemd_is_told_who_serves(upgradeable):
+    banyan, *_ = upgradeable
+    assert told(banyan) == [f"MAINPID={banyan.popen.pid}", "READY=1"]
+    os.kill(banyan.popen.pid, signal.SIGQUIT)
+    successor_pid = wait_for("a successor", lambda: successor(banyan, [banyan.popen.pid]), seconds=20)
+    banyan.popen.wait(30)
+    lines = told(banyan)
+    # The unit has another main process, and is not stopping.
+    assert f"MAINPID={successor_pid}" in lines and "READY=1" in lines and "STOPPING=1" not in lines, lines
+    os.kill(successor_pid, signal.SIGTERM)
+    wait_for("its end", lambda: not is_alive(successor_pid), seconds=30)
+    assert "STOPPING=1" in told(banyan)
 
 
 def test_a_successor_that_does_not_start_leaves_the_old_one_serving(upgradeable):

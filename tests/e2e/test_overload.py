@@ -1,6 +1,7 @@
 """Clients that are slow, and clients that are many: each ends at its limit, and others do not notice."""
 
 import contextlib
+import http.client
 import socket
 import threading
 import time
@@ -154,3 +155,41 @@ routes:
     wait_for("room again", lambda: send(banyan.port, "GET", "/usual").status == 200, seconds=20)
     print(f"\nover after {time.monotonic() - begun:.1f} s")
     assert "memory is short" in banyan.text() and "memory is there again" in banyan.text()
+
+
+def test_when_places_are_short_low_goes_first_and_high_last(start, origin):
+    rules = f"""
+version: 1
+backends: {{b: {{urls: ["http://127.0.0.1:{origin}"]}}}}
+routes:
+  - {{id: low, match: {{prefix: /low}}, legacy: b, priority: low}}
+  - {{id: usual, match: {{prefix: /usual}}, legacy: b}}
+  - {{id: high, match: {{prefix: /high}}, legacy: b, priority: high}}
+"""
+    banyan = start(Banyan, rules, "version: 1\nlimits: {connections: 20, idle: 60s}\n")
+    ask = lambda path: send(banyan.port, "GET", path)  # noqa: E731
+    kept = []
+
+    def keep(count):
+        """So many connections that have asked once and rest."""
+        while len(kept) < count:
+            kept.append(http.client.HTTPConnection("127.0.0.1", banyan.port))
+            kept[-1].request("GET", "/high")
+            assert kept[-1].getresponse().read() == b"ok"
+
+    def answers():
+        return [ask(path).status for path in ("/low", "/usual", "/high")]
+
+    keep(10)
+    assert answers() == [200, 200, 200]
+    # Of 20: six tenths for low, the last tenth for nobody but high; the asking connection counts.
+    keep(13)
+    assert answers() == [503, 200, 200]
+    keep(18)
+    assert answers() == [503, 503, 200]
+    refused = ask("/usual")
+    assert header(refused.headers, "retry-after") == "1" and refused.body == b'{"message":"Service Unavailable"}'
+    assert banyan.api("/readyz")[0] == 200
+    banyan.counts(4, "banyan_refused_total", cause="overload")
+    [it.close() for it in kept]
+    wait_for("places again", lambda: answers() == [200, 200, 200])

@@ -50,6 +50,55 @@ listeners:
     assert "not reloaded" not in banyan.text()[len(before):]
 
 
+def test_a_request_belongs_on_a_connection_that_was_made_for_its_host(start, certificates):
+    port, tls = lease_port(), lease_port()
+    start(Nginx, f"server {{ listen 127.0.0.1:{port}; location / {{ return 200 $http_host; }} }}", port=port)
+    rules = f'version: 1\nbackends: {{b: {{urls: ["http://127.0.0.1:{port}"]}}}}\nroutes: [{{id: r, match: {{prefix: /}}, legacy: b}}]\n'
+    settings = f"version: 1\nlisteners: [{{name: site, address: '127.0.0.1:{tls}', tls: {{cert: {certificates}/server.pem, key: {certificates}/server.key}}, h2: true}}]\n"
+    banyan = start(Banyan, rules, settings=settings, listen=False)
+    for version in ("--http1.1", "--http2"):
+        def ask(name, host, version=version):
+            return curl(version, "--cacert", f"{certificates}/ca.pem", "--resolve", f"{name}:{tls}:127.0.0.1", "-H", f"Host: {host}", f"https://{name}:{tls}/")[0]
+
+        # The certificate has localhost, shop.example.com and 127.0.0.1; a client that came for one may ask for another of them.
+        assert ask("shop.example.com", f"shop.example.com:{tls}") == 200 and ask("shop.example.com", "localhost") == 200
+        assert ask("shop.example.com", "bank.example.com") == 421 and ask("localhost", "SHOP.example.com.evil.test") == 421
+        # Who came for an address has named nobody.
+        assert ask("127.0.0.1", "bank.example.com") == 200
+    banyan.counts(4, "banyan_refused_total", cause="misdirected")
+
+
+def test_the_authorities_of_clients_are_read_again(start, certificates, tmp_path):
+    def openssl(*args):
+        subprocess.run(["openssl", *args], cwd=tmp_path, check=True, capture_output=True)
+
+    key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
+    openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.pem", "-days", "2", "-subj", "/CN=Other CA")
+    openssl("req", *key, "-keyout", "new.key", "-out", "new.csr", "-subj", "/CN=new")
+    openssl("x509", "-req", "-in", "new.csr", "-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-out", "new.pem", "-days", "2", "-extfile", certificates / "client.cnf")
+    clients = tmp_path / "clients.pem"
+    clients.write_bytes((certificates / "ca.pem").read_bytes())
+    port, tls = lease_port(), lease_port()
+    start(Nginx, f"server {{ listen 127.0.0.1:{port}; location / {{ return 200 in; }} }}", port=port)
+    rules = f'version: 1\nbackends: {{b: {{urls: ["http://127.0.0.1:{port}"]}}}}\nroutes: [{{id: r, match: {{prefix: /}}, legacy: b}}]\n'
+    settings = f"version: 1\nlisteners: [{{name: site, address: '127.0.0.1:{tls}', tls: {{cert: {certificates}/server.pem, key: {certificates}/server.key, client_ca: {clients}}}}}]\n"
+    banyan = start(Banyan, rules, settings=settings, listen=False)
+
+    def gets_in(cert, key):
+        return curl("--cacert", f"{certificates}/ca.pem", "--cert", cert, "--key", key, f"https://127.0.0.1:{tls}/", check=False)[0] == 200
+
+    old, new = (certificates / "client.pem", certificates / "client.key"), (tmp_path / "new.pem", tmp_path / "new.key")
+    assert gets_in(*old) and not gets_in(*new)
+    clients.write_text("no certificate")
+    banyan.popen.send_signal(1)
+    wait_for("the complaint", lambda: "holds no certificate" in banyan.text())
+    assert gets_in(*old), "the authorities that were stay"
+    clients.write_bytes((tmp_path / "ca.pem").read_bytes())
+    banyan.popen.send_signal(1)
+    wait_for("the new authority", lambda: gets_in(*new))
+    assert not gets_in(*old)
+
+
 def test_client_certificates_are_asked_for(start, certificates):
     tls = lease_port()
     settings = f"""

@@ -4,6 +4,7 @@
 //! a name in a body stand for the one of a token.
 
 use crate::admin::{Answer, problem};
+use crate::aws::secrets::Secrets;
 use crate::metrics::Metrics;
 use crate::settings::{Bearer, Role, Tokens};
 use arc_swap::ArcSwap;
@@ -12,20 +13,22 @@ use pingora_core::protocols::http::ServerSession;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The token file, read again on HUP.
+/// The token file, read again on HUP and when a secret of it has changed.
 pub struct HotTokens {
     path: PathBuf,
+    secrets: Arc<Secrets>,
     current: ArcSwap<Tokens>,
 }
 
 impl HotTokens {
-    pub fn load(path: &Path) -> Result<HotTokens, String> {
-        Ok(HotTokens { path: path.to_owned(), current: ArcSwap::from_pointee(Tokens::load(path)?) })
+    pub fn load(path: &Path, secrets: Arc<Secrets>) -> Result<HotTokens, String> {
+        let current = ArcSwap::from_pointee(Tokens::load(path, &secrets)?);
+        Ok(HotTokens { path: path.to_owned(), secrets, current })
     }
 
     /// A file with a fault keeps the tokens that were.
     pub fn reload(&self) {
-        match Tokens::load(&self.path) {
+        match Tokens::load(&self.path, &self.secrets) {
             Ok(tokens) => self.current.store(Arc::new(tokens)),
             Err(error) => tracing::error!(error, "tokens not read; the old ones stay"),
         }

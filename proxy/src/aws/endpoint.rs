@@ -1,4 +1,4 @@
-//! Where the Lambda API is: the rule's word, the settings', the environment's, then the region's public name.
+//! Where the services of AWS are: the rule's word, the settings', the environment's, then the region's public name.
 //!
 //! Input: a function, settings, environment variables as the SDKs read them. Output: region and origin. Must not: resolve names.
 
@@ -41,10 +41,15 @@ impl AwsSettings {
         target: &LambdaTarget,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<String, String> {
-        let given = target.region.as_deref().map(str::to_owned).or_else(|| self.region.clone());
-        given.or_else(|| env("AWS_REGION")).or_else(|| env("AWS_DEFAULT_REGION")).ok_or_else(|| {
+        let given = target.region.as_deref().map(str::to_owned);
+        given.or_else(|| self.own_region(env)).ok_or_else(|| {
             "no region is known for this function; expected `region` in the rule, `aws.region` in the settings, or AWS_REGION".into()
         })
+    }
+
+    /// Where nothing says another one.
+    pub fn own_region(&self, env: impl Fn(&str) -> Option<String>) -> Option<String> {
+        self.region.clone().or_else(|| env("AWS_REGION")).or_else(|| env("AWS_DEFAULT_REGION"))
     }
 
     /// The address of the Lambda API.
@@ -54,15 +59,29 @@ impl AwsSettings {
         region: &str,
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Origin, String> {
-        if let Some(origin) = target.endpoint.as_ref().or(self.endpoint_url.as_ref()) {
+        match &target.endpoint {
+            Some(origin) => Ok(origin.clone()),
+            None => self.service("lambda", "AWS_ENDPOINT_URL_LAMBDA", region, env),
+        }
+    }
+
+    /// The address of a service; `variable` is its own in the environment.
+    pub fn service(
+        &self,
+        service: &str,
+        variable: &str,
+        region: &str,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Origin, String> {
+        if let Some(origin) = &self.endpoint_url {
             return Ok(origin.clone());
         }
-        let named = ["AWS_ENDPOINT_URL_LAMBDA", "AWS_ENDPOINT_URL"];
+        let named = [variable, "AWS_ENDPOINT_URL"];
         if let Some((name, url)) = named.iter().find_map(|name| env(name).map(|url| (name, url))) {
             return Origin::parse(&url).map_err(|error| format!("{name}: {error}"));
         }
         let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-        Ok(Origin { tls: true, host: format!("lambda.{region}.{suffix}").into(), port: 443 })
+        Ok(Origin { tls: true, host: format!("{service}.{region}.{suffix}").into(), port: 443 })
     }
 }
 

@@ -3,3 +3,4 @@
 pub mod endpoint;
 pub mod credentials;
 pub mod sign;
+pub mod secrets;

@@ -2,7 +2,8 @@
 //!
 //! Input: the file that `api_keys` names. Output: the plan of a key. Must not: hold a key in the clear.
 
-use super::secrets::Digest;
+use super::secrets::{Digest, SecretAt};
+use crate::aws::secrets::Secrets;
 use banyan_routes::table::LimitRule;
 use banyan_routes::terms::KeySource;
 use banyan_routes::units::Rate;
@@ -32,6 +33,8 @@ struct RawKey {
     plan: String,
     sha256: Option<String>,
     file: Option<PathBuf>,
+    env: Option<String>,
+    secret: Option<String>,
 }
 
 /// One client.
@@ -46,14 +49,14 @@ pub struct ApiKey {
 pub struct ApiKeys(pub HashMap<[u8; 32], ApiKey>);
 
 impl ApiKeys {
-    pub fn load(path: &Path) -> Result<ApiKeys, String> {
+    pub fn load(path: &Path, secrets: &Secrets) -> Result<ApiKeys, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        read(&text, base).map_err(|error| format!("{}: {error}", path.display()))
+        read(&text, base, secrets).map_err(|error| format!("{}: {error}", path.display()))
     }
 }
 
-fn read(text: &str, base: &Path) -> Result<ApiKeys, String> {
+fn read(text: &str, base: &Path, secrets: &Secrets) -> Result<ApiKeys, String> {
     let raw: RawFile = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text))
         .map_err(|error| format!("{}: {}", error.path(), error.inner()))?;
     if raw.version != 1 {
@@ -64,8 +67,10 @@ fn read(text: &str, base: &Path) -> Result<ApiKeys, String> {
         let at = format!("keys[{number}] ({})", key.name);
         let plan =
             raw.plans.get(&key.plan).ok_or_else(|| format!("{at}: no plan is called `{}`", key.plan))?;
-        let digest = Digest::read(key.sha256.as_deref(), key.file.as_deref(), base)
-            .map_err(|error| format!("{at}: {error}"))?;
+        let told = SecretAt { sha256: key.sha256, file: key.file, env: key.env, secret: key.secret };
+        let digest = Digest::read(&told, base, secrets).map_err(|error| format!("{at}: {error}"))?;
+        // Whose secret is not at hand is nobody, until it is.
+        let Some(digest) = digest else { continue };
         if keys.0.values().any(|other| other.name == key.name) {
             return Err(format!("{at}: expected a name of its own"));
         }

@@ -22,6 +22,7 @@ pub use tokens::{Bearer, Role, Tokens};
 pub use webhooks::{Event, Webhook};
 
 use crate::aws::endpoint::{AwsSettings, Price};
+use crate::aws::secrets::Secrets;
 use banyan_routes::backend::Origin;
 use banyan_routes::locate::locate;
 use banyan_routes::units::{Percent, Span};
@@ -322,7 +323,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
     let admin = raw.admin.unwrap_or(RawAdmin { address: None, tokens: None });
     let tokens = admin.tokens.map(&resolve);
     if let Some(path) = &tokens {
-        Tokens::load(path).map_err(|error| format!("admin.tokens: {error}"))?;
+        Tokens::load(path, &Secrets::default()).map_err(|error| format!("admin.tokens: {error}"))?;
     }
     let state = raw.state.unwrap_or_default();
     let fleet = state::lower(&state, &resolve)?;
@@ -338,7 +339,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
     let override_key = raw.override_key.map(&resolve).map(|path| override_key(&path)).transpose()?;
     let api_keys = raw.api_keys.map(&resolve);
     if let Some(path) = &api_keys {
-        ApiKeys::load(path).map_err(|error| format!("api_keys: {error}"))?;
+        ApiKeys::load(path, &Secrets::default()).map_err(|error| format!("api_keys: {error}"))?;
     }
     let issuers = issuers::lower(raw.issuers, &resolve)?;
     let authorizers = authorizers::lower(raw.authorizers)?;

@@ -3,7 +3,8 @@
 //! Input: the file that `admin.tokens` names. Output: the bearer of a token, by its name and role. Must not: hold a token in the clear, or
 //! take the same one for two people.
 
-use super::secrets::Digest;
+use super::secrets::{Digest, SecretAt};
+use crate::aws::secrets::Secrets;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -56,13 +57,16 @@ struct RawToken {
     sha256: Option<String>,
     /// A file that holds the token.
     file: Option<PathBuf>,
+    env: Option<String>,
+    /// In Secrets Manager.
+    secret: Option<String>,
 }
 
 impl Tokens {
-    pub fn load(path: &Path) -> Result<Tokens, String> {
+    pub fn load(path: &Path, secrets: &Secrets) -> Result<Tokens, String> {
         let text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
         let base = path.parent().unwrap_or(Path::new(""));
-        read(&text, base).map_err(|error| format!("{}: {error}", path.display()))
+        read(&text, base, secrets).map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// Compared as digests: how long that takes says nothing of the token.
@@ -72,7 +76,7 @@ impl Tokens {
     }
 }
 
-fn read(text: &str, base: &Path) -> Result<Tokens, String> {
+fn read(text: &str, base: &Path, secrets: &Secrets) -> Result<Tokens, String> {
     let raw: RawFile = serde_path_to_error::deserialize(serde_yaml::Deserializer::from_str(text))
         .map_err(|error| format!("{}: {}", error.path(), error.inner()))?;
     if raw.version != 1 {
@@ -81,8 +85,11 @@ fn read(text: &str, base: &Path) -> Result<Tokens, String> {
     let mut bearers: Vec<Bearer> = Vec::new();
     for (number, token) in raw.tokens.into_iter().enumerate() {
         let fail = |text: &str| Err(format!("tokens[{number}] ({}): {text}", token.name));
-        let digest = match Digest::read(token.sha256.as_deref(), token.file.as_deref(), base) {
-            Ok(digest) => digest,
+        let told = SecretAt { sha256: token.sha256, file: token.file, env: token.env, secret: token.secret };
+        let digest = match Digest::read(&told, base, secrets) {
+            Ok(Some(digest)) => digest,
+            // Whose secret is not at hand is nobody, until it is.
+            Ok(None) => continue,
             Err(error) => return fail(&error),
         };
         if token.name.contains(char::is_control) || matches!(token.name.as_str(), "controller" | "api") {
@@ -109,7 +116,7 @@ mod tests {
     fn a_token_is_known_by_its_digest_and_a_file_with_a_fault_is_refused() {
         let hex: String = Digest::of(b"secret-of-kim").0.iter().map(|byte| format!("{byte:02x}")).collect();
         let good = format!("version: 1\ntokens: [{{name: kim, role: operator, sha256: {hex}}}]");
-        let tokens = read(&good, Path::new("")).unwrap_or_default();
+        let tokens = read(&good, Path::new(""), &Secrets::default()).unwrap_or_default();
         let kim = tokens.bearer("secret-of-kim").map(|bearer| (bearer.name.as_str(), bearer.role));
         assert_eq!(kim, Some(("kim", Role::Operator)));
         assert!(tokens.bearer("").is_none() && tokens.bearer(&hex).is_none());
@@ -129,7 +136,10 @@ mod tests {
             ),
             ("version: 1\ntokens: [{name: x, role: viewer}]".to_owned(), "not both"),
         ] {
-            assert!(read(&bad, Path::new("")).is_err_and(|error| error.contains(why)), "{bad}");
+            assert!(
+                read(&bad, Path::new(""), &Secrets::default()).is_err_and(|error| error.contains(why)),
+                "{bad}"
+            );
         }
     }
 }

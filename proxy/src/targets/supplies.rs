@@ -4,6 +4,7 @@
 
 use crate::aws::credentials::CredentialStore;
 use crate::aws::endpoint::AwsSettings;
+use crate::aws::secrets::SecretsManager;
 use crate::client::dns::Resolver;
 use crate::client::exchange::Client;
 use crate::metrics::Metrics;
@@ -16,6 +17,7 @@ pub struct Supplies {
     pub resolver: Arc<Resolver>,
     pub credentials: Arc<CredentialStore>,
     pub aws: AwsSettings,
+    pub secrets: Arc<SecretsManager>,
     pub metrics: Arc<Metrics>,
     /// For breakers that are shared; set where there is a fleet.
     pub news: OnceLock<UnboundedSender<BreakerNews>>,
@@ -31,11 +33,14 @@ impl Supplies {
         let resolver = Arc::new(Resolver::new());
         let region = aws.region.clone();
         let credentials = CredentialStore::new(client.clone(), resolver.clone(), region, metrics.clone());
+        let (credentials, aws) = (Arc::new(credentials), aws.clone());
+        let secrets = SecretsManager::new(client.clone(), resolver.clone(), credentials.clone(), aws.clone());
         Supplies {
             client,
             resolver,
-            credentials: Arc::new(credentials),
-            aws: aws.clone(),
+            credentials,
+            aws,
+            secrets: Arc::new(secrets),
             metrics,
             news: OnceLock::new(),
         }

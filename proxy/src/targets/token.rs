@@ -1,4 +1,4 @@
-//! A token for one backend: from a file, or a Google ID token from the metadata server.
+//! A token for one backend: from a file, a variable or Secrets Manager, or a Google ID token from the metadata server.
 //!
 //! Input: the rule's `token`. Output: a header value that is good right now. Must not: be waited for by a request, or show the
 //! token in a log.
@@ -6,6 +6,7 @@
 //! Source: Google Cloud, "Get an ID token", metadata server.
 
 use crate::aws::endpoint::env;
+use crate::aws::secrets;
 use crate::client::fetch::fetch;
 use crate::targets::supplies::Supplies;
 use arc_swap::ArcSwapOption;
@@ -77,6 +78,10 @@ impl RunningToken {
         let fetched = match self.source {
             TokenSource::File => self.file().await,
             TokenSource::GoogleIdToken => self.google(supplies).await,
+            TokenSource::Env => {
+                env(&self.value).map(|text| (text, None)).ok_or_else(|| format!("{} is not set", self.value))
+            }
+            TokenSource::SecretsManager => supplies.secrets.value(&self.value).await.map(|text| (text, None)),
         };
         match fetched {
             Ok((text, until)) => {
@@ -89,7 +94,9 @@ impl RunningToken {
                 value.set_sensitive(true);
                 self.current.store(Some(Arc::new(Good { value, until })));
                 let left = until.map(|until| until.duration_since(SystemTime::now()).unwrap_or_default());
-                left.map_or(FILE_AGAIN, |left| left.saturating_sub(BEFORE_EXPIRY).max(left / 4).max(AGAIN))
+                let again =
+                    if self.source == TokenSource::SecretsManager { secrets::AGAIN } else { FILE_AGAIN };
+                left.map_or(again, |left| left.saturating_sub(BEFORE_EXPIRY).max(left / 4).max(AGAIN))
             }
             Err(error) => {
                 tracing::error!(header = %self.header, error, "token not fetched; the last one stays until it expires");

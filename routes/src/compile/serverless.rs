@@ -238,19 +238,28 @@ impl Lowering {
                 "another header for the token",
             );
         }
-        let (needed, other, value, stray) = match token.source {
-            TokenSource::GoogleIdToken => ("audience", "path", &token.audience, &token.path),
-            TokenSource::File => ("path", "audience", &token.path, &token.audience),
+        let needed = match token.source {
+            TokenSource::GoogleIdToken => "audience",
+            TokenSource::File => "path",
+            TokenSource::Env => "variable",
+            TokenSource::SecretsManager => "secret",
         };
-        if value.as_deref().is_none_or(|value| value.is_empty() || value.contains(char::is_control)) {
+        let fields = [
+            ("audience", &token.audience),
+            ("path", &token.path),
+            ("variable", &token.variable),
+            ("secret", &token.secret),
+        ];
+        let value = fields.iter().find(|(name, _)| *name == needed).and_then(|(_, value)| value.as_deref());
+        if value.is_none_or(|value| value.is_empty() || value.contains(char::is_control)) {
             let text = format!("this source needs `{needed}`");
             self.error("token_fields", file, format_args!("{at}"), text, needed);
         }
-        if stray.is_some() {
+        for (other, _) in fields.iter().filter(|(name, value)| *name != needed && value.is_some()) {
             let text = format!("`{other}` has no meaning for this source");
             self.error("token_fields", file, format_args!("{at}.{other}"), text, needed);
         }
-        let value = value.as_deref().unwrap_or_default().into();
+        let value = value.unwrap_or_default().into();
         Some(BackendToken { source: token.source, value, header: name })
     }
 

@@ -114,6 +114,10 @@ shapes! {
         pub audience: Option<String>,
         /// With `file`: the file that holds it; read again when it changes.
         pub path: Option<String>,
+        /// With `env`: the variable that holds it.
+        pub variable: Option<String>,
+        /// With `secrets_manager`: a name or an ARN, with `#FIELD` of a JSON secret; read again every minute.
+        pub secret: Option<String>,
     }
 
     /// Opens on any of its signs; then a few probes decide whether it closes again.

@@ -377,7 +377,7 @@ shapes! {
 words! {
     pub enum Protocol { Auto, H1, H2, H2c }
     pub enum Payload { V1, V2, Alb }
-    pub enum TokenSource { GoogleIdToken, File }
+    pub enum TokenSource { GoogleIdToken, File, Env, SecretsManager }
     pub enum Effects { Safe, Idempotent, Unsafe }
     pub enum StageWord { Legacy, Shadow, Canary, Ramp, Serverless, Retired }
     pub enum ShadowPolicy { Off, Sandbox, VerifyAfterWrite }
