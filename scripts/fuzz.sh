@@ -18,7 +18,8 @@ for name in "${targets[@]}"; do
   mkdir -p "$work" "$target/found"
   echo "fuzz: $name, $seconds s" >&2
   seeds=()
-  [ ! -d "fuzz/seeds/$name" ] || seeds=("fuzz/seeds/$name")
+  [ ! -d "fuzz/seeds/$name" ] || seeds+=("fuzz/seeds/$name")
+  [ "$name" != rules ] || seeds+=(routes/rules routes/tests/bad)
   log=$target/$name.log
   # A fixed seed and no corpus from before: the same run on every machine, as far as its speed allows.
   rm -rf "$work" && mkdir -p "$work"

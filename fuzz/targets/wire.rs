@@ -1,15 +1,16 @@
-//! The strict reader of HTTP/1: the same verdict however the bytes are cut.
+//! The strict reader of HTTP/1: a fault is found in the same message however the bytes are cut. Which of two faults is named may depend on what
+//! has come when the first is seen.
 #![no_main]
 
-use banyan::wire::strict::{Fault, Strict};
+use banyan::wire::strict::Strict;
 use libfuzzer_sys::fuzz_target;
 
-fn verdict(bytes: &[u8], size: usize, preface: bool) -> Option<(Fault, u32)> {
+fn verdict(bytes: &[u8], size: usize, preface: bool) -> Option<(u32, bool)> {
     let mut strict = Strict::new(preface);
     bytes.chunks(size.max(1)).find_map(|piece| {
         let found = strict.feed(piece).err()?;
         assert!(found.good <= piece.len());
-        Some((found.fault, found.message))
+        Some((found.message, found.in_head))
     })
 }
 
