@@ -12,6 +12,7 @@ use crate::certificates::HotCertificate;
 use crate::control::{Control, ControlLoop, Request, Signals, Stop};
 use crate::discovery::Discovery;
 use crate::doors::{Door, Sockets};
+use crate::egress::{Egress, Exit, acceptor};
 use crate::evidence::store::EvidenceStore;
 use crate::front::{Edge, Front};
 use crate::leaving::Leaving;
@@ -22,7 +23,7 @@ use crate::mirror::{Mirror, keep};
 use crate::proxy::Shared;
 use crate::reload::{Outcome, Reloader};
 use crate::service::Service;
-use crate::settings::{Listener, Settings};
+use crate::settings::{Listener, Mode, Settings};
 use crate::shadow::queue::ShadowQueue;
 use crate::state::fleet::Fleet;
 use crate::succession;
@@ -33,13 +34,15 @@ use async_trait::async_trait;
 use banyan_routes::problem::Source;
 use pingora_core::apps::HttpServerOptions;
 use pingora_core::listeners::tls::TlsSettings;
-use pingora_core::listeners::{ListenerConfig, TlsAccept};
+use pingora_core::listeners::{ListenerConfig, PreTlsProcess, TlsAccept};
 use pingora_core::protocols::l4::stream::L4BufferSettings;
+use pingora_core::protocols::l4::stream::Stream as L4Stream;
 use pingora_core::protocols::tls::TlsRef;
 use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::listening::Service as ListeningService;
+use pingora_error::{Error, ErrorType};
 use pingora_proxy::http_proxy;
 use sd_notify::NotifyState;
 use std::any::Any;
@@ -281,21 +284,33 @@ fn server(
     };
     let (open, opened) = mpsc::unbounded_channel();
     let mut count = 0;
-    let mut add =
-        |server: &mut Server, inner: ListeningService<Edge>, addresses: &[SocketAddr]| -> Result<()> {
-            count += 1;
-            server.add_service(door(inner, addresses, sockets, &open)?);
-            Ok(())
-        };
+    let add = |server: &mut Server, inner: ListeningService<Edge>, addresses: &[SocketAddr]| -> Result<()> {
+        server.add_service(door(inner, addresses, sockets, &open)?);
+        Ok(())
+    };
     // One service for all listeners but h2c ones, so that they share one pool of connections to the backends.
     let mut main = service(&server, "proxy".into(), false);
     let mut shares = Vec::new();
+    let egress = Egress::new(shared.clone());
     for (listener, certificate) in settings.listeners.iter().zip(certificates) {
+        if listener.mode != Mode::Http {
+            let acceptor = certificate.as_ref().map(acceptor).transpose();
+            count += 1;
+            server.add_service(Exit {
+                egress: egress.clone(),
+                listener: listener.clone(),
+                socket: Some(sockets.lend(listener.address)?),
+                tls: acceptor.map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?,
+                open: open.clone(),
+            });
+            continue;
+        }
         let config = ListenerConfig::tcp(listener.address.to_string())
             .l4_buffer(L4BufferSettings::new(READ_BUFFER, 1460));
         if listener.h2c {
             let mut own = service(&server, format!("proxy {}", listener.name), true);
             own.add_listener(config);
+            count += 1;
             add(&mut server, own, &[listener.address])?;
             continue;
         }
@@ -306,6 +321,8 @@ fn server(
         });
     }
     if !shares.is_empty() {
+        count += 1;
+        main.endpoints().set_pre_tls_callback(Arc::new(BeforeTls(shared.clone())));
         add(&mut server, main, &shares)?;
     }
     let admin = Admin { shared: shared.clone(), requests: control.requests.clone(), tokens };
@@ -346,6 +363,18 @@ fn tls(listener: &Listener, certificate: &Arc<HotCertificate>) -> Result<TlsSett
         settings.enable_h2();
     }
     Ok(settings)
+}
+
+/// Reads what a balancer says before a handshake.
+struct BeforeTls(Arc<Shared>);
+
+#[async_trait]
+impl PreTlsProcess for BeforeTls {
+    async fn process(&self, stream: &mut L4Stream) -> pingora_error::Result<()> {
+        let arrived = self.0.arrive(stream).await;
+        arrived
+            .ok_or_else(|| Error::explain(ErrorType::HandshakeError, "no header of a balancer that is known"))
+    }
 }
 
 /// Notes for whom a client came, once a handshake.

@@ -16,6 +16,7 @@ use rustls::{DigitallySignedStruct, DistinguishedName, Error, RootCertStore, Sig
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use x509_parser::objects::{oid_registry, oid2abbrev};
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 /// The certificate of one listener, and the authorities of its clients.
@@ -67,6 +68,17 @@ impl HotCertificate {
         let names = CameFor(names(self.current.load().end_entity_cert().ok()?));
         names.covers(server_name).then_some(names)
     }
+}
+
+/// Of whom it is: `CN=notify`, `O=Bank` and so on.
+pub fn subject(certificate: &CertificateDer<'_>) -> Vec<String> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let parts = certificate.subject().iter_attributes();
+    let told = parts.filter_map(|part| {
+        let name = oid2abbrev(part.attr_type(), oid_registry()).ok()?;
+        Some(format!("{name}={}", part.as_str().ok()?))
+    });
+    told.collect()
 }
 
 /// Its subject alternative names: DNS names and addresses.

@@ -70,6 +70,8 @@ pub struct Context {
     pub trace: Trace,
     pub client: Client,
     pub listener: usize,
+    /// The endpoint of PrivateLink that it came by.
+    pub endpoint: Option<Arc<str>>,
     /// As the client sent it, for rewriting what comes back.
     pub public_host: Box<str>,
     pub found: Option<Found>,
@@ -147,6 +149,7 @@ impl Context {
             trace: Trace::begin(None),
             client,
             listener: 0,
+            endpoint: None,
             public_host: "".into(),
             found: None,
             decision: None,

@@ -145,6 +145,7 @@ pub fn facts<'a>(
         query: uri.query(),
         headers: &request.headers,
         client_ip: Some(client.address),
+        endpoint: None,
         listener,
         claims: None,
     }

@@ -17,7 +17,6 @@ use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long the head of a refused request is waited for: a client that is still sending would be reset before it has read the refusal.
@@ -37,22 +36,7 @@ pub struct Front {
     pub shared: Arc<Shared>,
 }
 
-/// Given back when the connection or the stream ends.
-struct Place<'a>(&'a AtomicUsize);
-
-impl Drop for Place<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
 impl Front {
-    fn place(&self) -> Option<Place<'_>> {
-        let taken = self.shared.places.fetch_add(1, Ordering::Relaxed);
-        let place = Place(&self.shared.places);
-        (taken < self.shared.settings.limits.connections).then_some(place)
-    }
-
     async fn refuse(&self, mut session: ServerSession) {
         self.shared.metrics.refused.with_label_values(&["connections"]).inc();
         session.set_keepalive(None);
@@ -74,8 +58,13 @@ impl Front {
 pub struct Edge(pub Arc<Front>);
 
 impl Edge {
-    async fn serve(&self, stream: Stream) {
+    async fn serve(&self, mut stream: Stream) {
         let front = &self.0;
+        // Under TLS it has been read before the handshake.
+        let plain = stream.get_ssl_digest().is_none();
+        if plain && front.shared.arrive(stream.as_mut()).await.is_none() {
+            return;
+        }
         let shutdown = front.shared.leaving.watch();
         // HTTP/2 frames its messages; there is no second way to read them.
         if matches!(stream.selected_alpn_proto(), Some(ALPN::H2)) {
@@ -91,7 +80,7 @@ impl Edge {
     async fn http1(&self, mut wire: Box<Wire>, shutdown: ShutdownWatch) {
         let front = &self.0;
         let limits = &front.shared.settings.limits;
-        let Some(_place) = front.place() else {
+        let Some(_place) = front.shared.place() else {
             // In a box of its own: every connection would have room for it.
             return Box::pin(front.refuse(ServerSession::new_http1(wire))).await;
         };
@@ -163,7 +152,7 @@ impl HttpServerApp for Front {
         session: ServerSession,
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
-        let Some(_place) = self.place() else {
+        let Some(_place) = self.shared.place() else {
             self.refuse(session).await;
             return None;
         };

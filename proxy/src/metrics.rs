@@ -3,6 +3,10 @@
 //! Input: events from hooks and the reload. Output: counters and histograms in the default registry, which `/metrics`
 //! prints. Must not: take labels from the network: labels are route ids, enums and status codes.
 
+mod egress;
+
+pub use egress::Egress;
+
 use banyan_routes::decide::Reason;
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::Side;
@@ -48,6 +52,7 @@ pub struct Metrics {
     pub credentials_available: IntGauge,
     pub credentials_expiry: IntGauge,
     pub credentials_failures: IntCounter,
+    pub egress: Egress,
     pub authorizer_calls: IntCounterVec,
     pub limit_local: IntCounterVec,
     pub signature_refused: IntCounterVec,
@@ -231,6 +236,7 @@ impl Metrics {
                     "Attempts to get AWS credentials that failed.",
                 )),
             ),
+            egress: Egress::new(&registry),
             limit_local: counter(
                 "limit_local_total",
                 "Requests of shared limits that were judged by this replica's share, because the store did not answer.",

@@ -156,6 +156,7 @@ pub fn value_of<'a>(source: &KeySource, facts: &RequestFacts<'a>) -> Option<Cow<
         KeySource::Cookie(name) => Cow::Borrowed(facts.cookie(name)?.as_bytes()),
         KeySource::Header(name) => Cow::Borrowed(facts.headers.get(name.as_str())?.as_bytes()),
         KeySource::Query(key) => Cow::Borrowed(facts.query(key)?.as_bytes()),
+        KeySource::ClientVpce => Cow::Borrowed(facts.endpoint?.as_bytes()),
         KeySource::ClientIp => Cow::Owned(facts.client_ip?.to_canonical().to_string().into_bytes()),
         // A claim counts only once its token has been verified.
         KeySource::Jwt(name) => match facts.claims?.text(name)? {

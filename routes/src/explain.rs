@@ -175,7 +175,7 @@ fn forward(
 fn redact(source: &KeySource, value: &[u8]) -> String {
     let text = String::from_utf8_lossy(value);
     match source {
-        KeySource::ClientIp | KeySource::Query(_) => format!("\"{text}\""),
+        KeySource::ClientIp | KeySource::ClientVpce | KeySource::Query(_) => format!("\"{text}\""),
         KeySource::Cookie(_) | KeySource::Header(_) | KeySource::Jwt(_) | KeySource::OwnCookie => {
             // Short values would be shown whole.
             let head: String = text.chars().take(if value.len() >= 8 { 2 } else { 0 }).collect();

@@ -352,6 +352,7 @@ fn winner(table: &RouteTable, sample: &Sample) -> Option<Entry> {
         query: (!sample.query.is_empty()).then_some(&sample.query),
         headers: &sample.headers,
         client_ip: None,
+        endpoint: None,
         listener: &sample.listener,
         claims: None,
     };

@@ -21,6 +21,8 @@ pub struct RequestFacts<'a> {
     pub client_ip: Option<IpAddr>,
     /// The name of the listener it came in by.
     pub listener: &'a str,
+    /// The endpoint of PrivateLink that it came by.
+    pub endpoint: Option<&'a str>,
     /// Of a token that has been verified.
     pub claims: Option<&'a Claims>,
 }

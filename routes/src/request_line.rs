@@ -85,6 +85,7 @@ impl OwnedRequest {
             query: self.query.as_deref(),
             headers: &self.headers,
             client_ip: self.client_ip,
+            endpoint: None,
             listener: &self.listener,
             claims: None,
         }

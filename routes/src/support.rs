@@ -15,9 +15,6 @@ pub fn unsupported(files: &[ReadFile]) -> Vec<Problem> {
     for (number, read) in files.iter().enumerate() {
         let mut found = Found { file: number, problems: &mut problems };
         read.rules.backends.iter().for_each(|(name, backend)| found.backend(name, backend));
-        for position in 0..read.rules.egress.len() {
-            found.add(format!("egress[{position}]"), "egress rules");
-        }
     }
     problems
 }

@@ -6,6 +6,7 @@
 use crate::backend::Backend;
 use crate::compare::rules::Rules;
 use crate::cors::Cors;
+use crate::egress::EgressRule;
 use crate::file::{Effects, EncodedSlash, PathsMode, Priority, Scheme};
 use crate::guard::Guard;
 use crate::ids::{Revision, SharePpm, Side};
@@ -349,6 +350,8 @@ pub struct RouteTable {
     pub cohorts: Vec<Cohort>,
     pub groups: Vec<Box<str>>,
     pub freezes: Vec<Freeze>,
+    /// In the order of their files.
+    pub egress: Vec<EgressRule>,
     /// Methods that matches name.
     pub named_methods: Vec<Method>,
     pub by_id: HashMap<Box<str>, u32>,

@@ -185,6 +185,8 @@ pub enum KeySource {
     Header(String),
     Query(String),
     ClientIp,
+    /// The endpoint of PrivateLink that it came by.
+    ClientVpce,
     /// A claim of a verified token.
     Jwt(String),
     /// The cookie Banyan sets itself.
@@ -198,12 +200,13 @@ impl FromStr for KeySource {
         match text.split_once('.') {
             None if text == "own_cookie" => Ok(KeySource::OwnCookie),
             Some(("client", "ip")) => Ok(KeySource::ClientIp),
+            Some(("client", "vpce")) => Ok(KeySource::ClientVpce),
             Some(("cookie", name)) if named(name) => Ok(KeySource::Cookie(name.into())),
             Some(("header", name)) if named(name) => Ok(KeySource::Header(name.to_ascii_lowercase())),
             Some(("query", name)) if !name.is_empty() => Ok(KeySource::Query(name.into())),
             Some(("jwt", name)) if !name.is_empty() => Ok(KeySource::Jwt(name.into())),
             _ => Err(format!(
-                "`{text}` is not a key; expected `cookie.NAME`, `header.NAME`, `query.NAME`, `jwt.CLAIM`, `client.ip` or `own_cookie`"
+                "`{text}` is not a key; expected `cookie.NAME`, `header.NAME`, `query.NAME`, `jwt.CLAIM`, `client.ip`, `client.vpce` or `own_cookie`"
             )),
         }
     }
@@ -216,6 +219,7 @@ impl fmt::Display for KeySource {
             KeySource::Header(name) => write!(f, "header.{name}"),
             KeySource::Query(name) => write!(f, "query.{name}"),
             KeySource::ClientIp => f.write_str("client.ip"),
+            KeySource::ClientVpce => f.write_str("client.vpce"),
             KeySource::Jwt(claim) => write!(f, "jwt.{claim}"),
             KeySource::OwnCookie => f.write_str("own_cookie"),
         }
@@ -268,10 +272,15 @@ pub fn is_token_byte(b: u8) -> bool {
 text_form!(Parity, "parity", r"^[0-9.]+% at [0-9.]+%$", "99.9% at 95%");
 text_form!(RateBound, "rate_bound", r"^(<=|>) *legacy *\+ *[0-9.]+ *pp$", "<= legacy + 0.1pp");
 text_form!(LatencyBound, "latency_bound", r"^<= *legacy *\* *[0-9.]+$", "<= legacy * 1.2");
-text_form!(KeySource, "key", r"^(own_cookie|client\.ip|(cookie|header|query|jwt)\..+)$", "cookie.SESSIONID");
+text_form!(
+    KeySource,
+    "key",
+    r"^(own_cookie|client\.(ip|vpce)|(cookie|header|query|jwt)\..+)$",
+    "cookie.SESSIONID"
+);
 text_form!(
     Condition,
     "condition",
-    r"^(client\.ip|(cookie|header|query|jwt)\.[^=]+)=.*$",
+    r"^(client\.(ip|vpce)|(cookie|header|query|jwt)\.[^=]+)=.*$",
     "header.X-Staff=true"
 );

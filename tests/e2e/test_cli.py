@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import xml.etree.ElementTree
 
 import pytest
 
@@ -238,3 +239,15 @@ def test_the_airline_answers_through_the_proxy_as_it_does_alone(start, path):
     # The list of flights says when it was made.
     timeless = [re.sub(rb"Generated at [0-9:.]+", b"", body) for body in (direct[2], through[2])]
     assert direct[0] == through[0] and timeless[0] == timeless[1] and header(direct[1], "content-type") == header(through[1], "content-type")
+
+
+def test_size_has_the_worked_example_in_every_form():
+    base = ["size", "--rate", "10000", "--service-time", "50ms", "--legacy-limit", "1000", "--functions", "5000", "--memory-gb", "1.5"]
+    run = lambda *args: subprocess.run([BANYAN, *args], capture_output=True, text=True, timeout=20)  # noqa: E731
+    text = run(*base)
+    assert text.returncode == 0 and "715" in text.stdout and "/27" in text.stdout and "2500 addresses" in text.stdout, text
+    told = json.loads(run(*base, "--output", "json").stdout)["size"]
+    assert (told["concurrent_calls"], told["pooled_connections"], told["prefix"], told["addresses_2018"]) == (500.0, 715, 27, 2500)
+    picture = run(*base, "--output", "svg").stdout
+    assert xml.etree.ElementTree.fromstring(picture).tag.endswith("svg") and "715 connections" in picture
+    assert run(*base, "--azs", "0").returncode == 64 and run("size", "--rate", "1").returncode == 64

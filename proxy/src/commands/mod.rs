@@ -9,4 +9,5 @@ pub mod plan;
 pub mod layout;
 pub mod remote;
 pub mod run;
+pub mod size;
 pub mod demo;

@@ -113,6 +113,9 @@ fn line(shared: &Shared, session: &Session, ctx: &Context, elapsed: std::time::D
     line.text("server.address", &ctx.public_host);
     line.text("network.protocol.version", version(request.version));
     line.text("client.address", &ctx.client.address.to_string());
+    if let Some(endpoint) = &ctx.endpoint {
+        line.text("client.vpce", endpoint);
+    }
     let agent =
         request.headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
     if let Some(agent) = agent {

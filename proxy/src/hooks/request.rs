@@ -14,6 +14,7 @@ use crate::hooks::authorize::{self, Look, Unasked};
 use crate::hooks::{admission, hygiene};
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
+use crate::proxy_protocol::Proxied;
 use crate::shadow::tee::Capture;
 use banyan_routes::cors::{Added, Cors};
 use banyan_routes::decide::{Decision, Reason, Refusal, Shadow, decide, shadow};
@@ -107,7 +108,11 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     let inet = |address: Option<&pingora_core::protocols::l4::socket::SocketAddr>| {
         address.and_then(|a| a.as_inet().copied())
     };
-    let peer = inet(session.client_addr()).map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+    let proxied = session.digest().and_then(|digest| digest.proxy_digest.as_ref());
+    let proxied = proxied.and_then(|it| it.user_data.as_ref()?.downcast_ref::<Proxied>());
+    let seen = proxied.map(|it| it.source).or_else(|| inet(session.client_addr()));
+    let peer = seen.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |address| address.ip());
+    ctx.endpoint = proxied.and_then(|it| it.endpoint.clone());
     ctx.listener = shared.listener_of(inet(session.server_addr()));
     let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     let request = session.req_header();
@@ -147,7 +152,13 @@ fn choose(shared: &Shared, session: &Session, ctx: &mut Context) -> Next {
     if !hygiene::known_method(&live.serving.table, &request.method) {
         return Next::Refuse(if request.method == Method::TRACE { 405 } else { 501 }, "method", true);
     }
-    let facts = RequestFacts { path, query, ..facts(request, host, &request.uri, &ctx.client, listener) };
+    let endpoint = ctx.endpoint.clone();
+    let facts = RequestFacts {
+        path,
+        query,
+        endpoint: endpoint.as_deref(),
+        ..facts(request, host, &request.uri, &ctx.client, listener)
+    };
     let table = &live.serving.table;
     if let Some(preflight) = preflight(table, &facts) {
         let (found, headers) = preflight;

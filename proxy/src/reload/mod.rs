@@ -20,7 +20,7 @@ use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
 use crate::metrics::{Metrics, ROUTE_GAUGES_MAX};
 use crate::rule_dir;
-use crate::settings::Settings;
+use crate::settings::{Mode, Settings};
 use crate::state::fleet::Fleet;
 use crate::state::kill::KillSet;
 use crate::state::store::StateStore;
@@ -69,7 +69,7 @@ pub struct Outcome {
 pub struct Reloader {
     rules_dir: PathBuf,
     state_dir: PathBuf,
-    listeners: Vec<String>,
+    listeners: Vec<(String, Mode)>,
     issuers: Vec<String>,
     authorizers: Vec<String>,
     live: Arc<LiveTable>,
@@ -121,7 +121,7 @@ impl Reloader {
             state_dir: settings.state_dir.clone(),
             issuers: settings.issuers.iter().map(|issuer| issuer.name.clone()).collect(),
             authorizers: settings.authorizers.iter().map(|it| it.name.clone()).collect(),
-            listeners: settings.listeners.iter().map(|listener| listener.name.clone()).collect(),
+            listeners: settings.listeners.iter().map(|it| (it.name.clone(), it.mode)).collect(),
             live,
             metrics,
             webhooks: webhooks::Webhooks::new(&settings.webhooks, supplies.clone()),
@@ -188,6 +188,7 @@ impl Reloader {
         let refused = [
             unsupported(&files),
             self.unknown_listeners(&table),
+            self.unfit_exits(&table),
             self.unknown_verifiers(&table),
             self.not_silent(&table),
         ]

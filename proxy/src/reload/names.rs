@@ -3,6 +3,8 @@
 //! Input: a compiled table. Output: a problem for each name that the process has not. Must not: know what stands behind a name.
 
 use super::Reloader;
+use crate::settings::Mode;
+use banyan_routes::egress::{EgressRule, To};
 use banyan_routes::problem::{Place, Problem};
 use banyan_routes::table::{Route, RouteTable};
 
@@ -13,7 +15,7 @@ impl Reloader {
         for route in &table.routes {
             for listener in route.matches.iter().filter_map(|matcher| matcher.conditions.listener.as_deref())
             {
-                if !self.listeners.iter().any(|known| known == listener) {
+                if !self.listeners.iter().any(|(known, _)| known == listener) {
                     let place =
                         Place::field(route.origin.0 as usize, format!("routes[{}].match", route.origin.1));
                     let problem = Problem::error(
@@ -22,12 +24,57 @@ impl Reloader {
                         format!("no listener is called `{listener}`"),
                     );
                     problems.push(
-                        problem.route(&*route.id).expected(format!("one of {}", self.listeners.join(", "))),
+                        problem.route(&*route.id).expected(format!("one of {}", self.listener_names())),
                     );
                 }
             }
         }
         problems
+    }
+
+    fn listener_names(&self) -> String {
+        self.listeners.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
+    }
+
+    /// An egress rule needs a listener that tells what it leads to, or must lead to one place itself.
+    pub(super) fn unfit_exits(&self, table: &RouteTable) -> Vec<Problem> {
+        let problem = |rule: &EgressRule| {
+            let mode =
+                self.listeners.iter().find(|(name, _)| **name == *rule.listener).map(|(_, mode)| *mode);
+            let at = |field: &str| {
+                Place::field(rule.origin.0 as usize, format!("egress[{}].{field}", rule.origin.1))
+            };
+            let one_port = rule.ports.len() == 1;
+            let (code, place, text, expected) = match mode {
+                None => (
+                    "listener_unknown",
+                    at("listener"),
+                    format!("no listener is called `{}`", rule.listener),
+                    format!("one of {}", self.listener_names()),
+                ),
+                Some(Mode::Http) => (
+                    "egress_listener",
+                    at("listener"),
+                    format!("listener `{}` speaks HTTP", rule.listener),
+                    "a listener with mode connect, tcp or tls_passthrough".into(),
+                ),
+                Some(Mode::Tcp) if !one_port || !matches!(rule.to, To::Host(_)) => (
+                    "egress_listener",
+                    at("to"),
+                    format!("what comes by listener `{}` does not say where to", rule.listener),
+                    "a `host` and one port".into(),
+                ),
+                Some(Mode::TlsPassthrough) if !one_port => (
+                    "egress_listener",
+                    at("to.ports"),
+                    format!("what comes by listener `{}` names no port", rule.listener),
+                    "one port".into(),
+                ),
+                Some(_) => return None,
+            };
+            Some(Problem::error(code, place, text).expected(expected))
+        };
+        table.egress.iter().filter_map(problem).collect()
     }
 
     /// A token of an issuer that is not there could never be verified, and nobody could be asked who is not there.

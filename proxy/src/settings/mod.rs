@@ -82,9 +82,10 @@ struct RawListener {
     mode: Mode,
 }
 
+/// What is spoken on a listener.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum Mode {
+pub enum Mode {
     #[default]
     Http,
     Connect,
@@ -103,7 +104,6 @@ struct RawTls {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct RawProxyProtocol {
-    #[expect(dead_code, reason = "parsed so that the error names the listener, not the field")]
     from: Vec<IpNet>,
 }
 
@@ -183,6 +183,9 @@ pub struct Listener {
     pub tls: Option<ListenerTls>,
     pub h2: bool,
     pub h2c: bool,
+    /// Where balancers are that say whom a connection is from; each must.
+    pub proxy_protocol: Option<Vec<IpNet>>,
+    pub mode: Mode,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -398,7 +401,7 @@ fn aws(raw: RawAws) -> Result<AwsSettings, String> {
 
 /// A listener for HTTP/1 without TLS.
 fn plain(name: String, address: SocketAddr) -> Listener {
-    Listener { name, address, tls: None, h2: false, h2c: false }
+    Listener { name, address, tls: None, h2: false, h2c: false, proxy_protocol: None, mode: Mode::Http }
 }
 
 fn listener(raw: RawListener, resolve: &impl Fn(PathBuf) -> PathBuf) -> Result<Listener, String> {
@@ -408,11 +411,16 @@ fn listener(raw: RawListener, resolve: &impl Fn(PathBuf) -> PathBuf) -> Result<L
             "listeners: `{name}` cannot name a listener; expected letters, digits, `-`, `_` and `.`"
         ));
     }
-    if raw.proxy_protocol.is_some() {
-        return Err(format!("listener `{name}`: proxy_protocol is not supported yet by this version"));
+    if raw.proxy_protocol.as_ref().is_some_and(|it| it.from.is_empty()) {
+        return Err(format!(
+            "listener `{name}`: proxy_protocol.from is empty; expected the balancers' networks"
+        ));
     }
-    if raw.mode != Mode::Http {
-        return Err(format!("listener `{name}`: only mode http is supported yet by this version"));
+    if raw.mode != Mode::Http && (raw.h2 || raw.h2c) {
+        return Err(format!("listener `{name}`: h2 and h2c are for mode http"));
+    }
+    if matches!(raw.mode, Mode::Tcp | Mode::TlsPassthrough) && raw.tls.is_some() {
+        return Err(format!("listener `{name}`: this mode passes bytes on as they are; expected no tls"));
     }
     if raw.h2 && raw.tls.is_none() {
         return Err(format!("listener `{name}`: h2 needs tls; expected `h2c: true` for HTTP/2 without TLS"));
@@ -425,7 +433,9 @@ fn listener(raw: RawListener, resolve: &impl Fn(PathBuf) -> PathBuf) -> Result<L
         key: resolve(tls.key),
         client_ca: tls.client_ca.map(resolve),
     });
-    Ok(Listener { name: raw.name, address: raw.address, tls, h2: raw.h2, h2c: raw.h2c })
+    let proxy_protocol = raw.proxy_protocol.map(|it| it.from);
+    let (h2, h2c, mode) = (raw.h2, raw.h2c, raw.mode);
+    Ok(Listener { name: raw.name, address: raw.address, tls, h2, h2c, proxy_protocol, mode })
 }
 
 /// The key that signs override headers: the file's bytes without the last newline, at least 32.

@@ -1,4 +1,4 @@
-//! Backends, cohorts, freezes and egress: raw -> checked.
+//! Backends, cohorts and freezes: raw -> checked.
 //!
 //! Input: the raw maps of all files. Output: entries in the lowering's tables; a backend with a problem still gets its
 //! place, so that routes naming it are not blamed. Must not: resolve names or open files.
@@ -343,53 +343,6 @@ impl Lowering {
                         path,
                         format!("`{zone}` is not a time zone"),
                         "an IANA name such as `Europe/Berlin`, or `UTC`",
-                    );
-                }
-            }
-        }
-    }
-
-    pub(super) fn egress(&mut self, files: &[ReadFile]) {
-        let mut seen = std::collections::HashSet::new();
-        for (file, read) in files.iter().enumerate() {
-            for (number, rule) in read.rules.egress.iter().enumerate() {
-                let at = format_args!("egress[{number}]");
-                self.name("egress rule", file, format_args!("{at}.id"), &rule.id);
-                if !seen.insert(&rule.id) {
-                    self.error(
-                        "id_duplicate",
-                        file,
-                        format_args!("{at}.id"),
-                        format!("the egress id `{}` is taken", rule.id),
-                        "an id of its own",
-                    );
-                }
-                let callers = &rule.callers;
-                if callers.vpce.is_empty() && callers.cidr.is_empty() && callers.client_cert.is_empty() {
-                    self.error(
-                        "egress_callers",
-                        file,
-                        format_args!("{at}.callers"),
-                        "no caller is named, so nobody may use this",
-                        "`vpce`, `cidr` or `client_cert`",
-                    );
-                }
-                if rule.to.host.is_some() != rule.to.domains.is_empty() {
-                    self.error(
-                        "egress_destination",
-                        file,
-                        format_args!("{at}.to"),
-                        "a destination is a `host` or a list of `domains`",
-                        "exactly one of them",
-                    );
-                }
-                if rule.to.ports.is_empty() || rule.to.ports.contains(&0) {
-                    self.error(
-                        "egress_ports",
-                        file,
-                        format_args!("{at}.to.ports"),
-                        "no usable port is named",
-                        "ports from 1 to 65535",
                     );
                 }
             }

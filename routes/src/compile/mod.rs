@@ -6,12 +6,14 @@
 mod answers;
 mod backends;
 mod breakers;
+mod egress;
 mod matches;
 mod policy;
 mod routes;
 mod serverless;
 
 use crate::backend::{Backend, HostMode, Target};
+use crate::egress::EgressRule;
 use crate::file::{self, Defaults, Priority, RuleFile};
 use crate::guard::Guard;
 use crate::ids::{DEFAULT_ROUTE, Revision, Side, valid_name};
@@ -87,7 +89,7 @@ pub fn compile(files: &[ReadFile]) -> Result<(RouteTable, Vec<Problem>), Vec<Pro
             lowering.route(number, position, route);
         }
     }
-    lowering.egress(files);
+    lowering.egress_rules(files);
     let has_default = lowering.default_route(defaults.as_ref());
     lowering.finish(files, has_default)
 }
@@ -103,6 +105,7 @@ struct Lowering {
     groups: Vec<Box<str>>,
     base: Arc<Policy>,
     routes: Vec<Route>,
+    egress: Vec<EgressRule>,
     /// Ids of all routes of all files, with their place: for duplicates and `after`.
     route_ids: HashMap<String, (usize, usize)>,
 }
@@ -286,6 +289,7 @@ impl Lowering {
                 cohorts: self.cohorts,
                 groups: self.groups,
                 freezes: freezes(files),
+                egress: self.egress,
             }
         };
         self.problems.extend(overlap::check(&table));

@@ -1,0 +1,480 @@
+//! The way out of the functions' networks: connections by rule, from few addresses, in turn.
+//!
+//! Input: connections of listeners with mode `connect`, `tcp` or `tls_passthrough`. Output: a tunnel to where a rule leads, or a refusal that is
+//! counted and logged. Must not: reach anything that no rule names, or look a name up twice: what was checked is what is connected to.
+
+mod caps;
+mod hello;
+mod through;
+
+use crate::access_log::Line;
+use crate::arrival::arrive;
+use crate::certificates::{HotCertificate, subject};
+use crate::proxy::Shared;
+use crate::settings::{Listener, Mode};
+use async_trait::async_trait;
+use banyan_routes::egress::{Caller, EgressRule, Wanted, decide};
+use caps::{Cap, Permit};
+use pingora_core::connectors::l4::BindTo;
+use pingora_core::protocols::TcpKeepalive;
+use pingora_core::protocols::l4::ext::{connect, set_tcp_keepalive};
+use pingora_core::server::{ListenFds, ShutdownWatch};
+use pingora_core::services::Service;
+use pingora_error::ErrorType;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use through::{Passed, through};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc::UnboundedSender;
+use tokio_rustls::TlsAcceptor;
+
+const CONNECT_MAX: Duration = Duration::from_secs(2);
+const DNS_MAX: Duration = Duration::from_secs(5);
+/// Addresses of one name that are tried.
+const TRIES: usize = 3;
+/// Of the head of a CONNECT.
+const HEAD_MAX: usize = 8 << 10;
+/// After an accept that failed, for want of descriptors mostly.
+const AGAIN: Duration = Duration::from_millis(100);
+
+/// What all listeners of this kind share.
+pub struct Egress {
+    pub shared: Arc<Shared>,
+    caps: Mutex<HashMap<Box<str>, Arc<Cap>>>,
+    turn: AtomicUsize,
+}
+
+/// One listener.
+pub struct Exit {
+    pub egress: Arc<Egress>,
+    pub listener: Listener,
+    pub socket: Option<std::net::TcpListener>,
+    pub tls: Option<TlsAcceptor>,
+    pub open: UnboundedSender<()>,
+}
+
+/// Why a connection was not made.
+struct Refused {
+    status: u16,
+    cause: &'static str,
+    rule: Option<Box<str>>,
+}
+
+impl Refused {
+    fn new(status: u16, cause: &'static str) -> Refused {
+        Refused { status, cause, rule: None }
+    }
+}
+
+/// The other end, and what it takes until it is closed.
+struct Reached {
+    server: TcpStream,
+    rule: Box<str>,
+    host: String,
+    address: SocketAddr,
+    sni: bool,
+    _permit: Option<Permit>,
+    _open: Gauge,
+}
+
+/// Counted while it lives.
+struct Gauge(pingora_prometheus::prometheus::IntGauge);
+
+impl Gauge {
+    fn new(gauge: pingora_prometheus::prometheus::IntGauge) -> Gauge {
+        gauge.inc();
+        Gauge(gauge)
+    }
+}
+
+impl Drop for Gauge {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+impl Egress {
+    pub fn new(shared: Arc<Shared>) -> Arc<Egress> {
+        Arc::new(Egress { shared, caps: Mutex::default(), turn: AtomicUsize::new(0) })
+    }
+
+    /// A rule's cap goes on over a reload, as long as it stays as it is.
+    fn cap(&self, rule: &EgressRule) -> Option<Arc<Cap>> {
+        let wanted = rule.connections.as_ref()?;
+        let mut caps = self.caps.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = caps.get(&rule.id).filter(|cap| cap.rule == *wanted).cloned();
+        Some(kept.unwrap_or_else(|| {
+            let fresh = Cap::new(wanted);
+            caps.insert(rule.id.clone(), fresh.clone());
+            fresh
+        }))
+    }
+
+    async fn reach(&self, listener: &str, caller: &Caller, wanted: Wanted<'_>) -> Result<Reached, Refused> {
+        let live = self.shared.live.load().ok_or_else(|| Refused::new(503, "no_rules"))?;
+        let rules = &live.serving.table.egress;
+        let (rule, host, port) =
+            decide(rules, listener, caller, wanted).map_err(|denied| Refused::new(403, denied.cause()))?;
+        let by_rule = |status, cause| Refused { status, cause, rule: Some(rule.id.clone()) };
+        let permit = match self.cap(rule) {
+            Some(cap) => {
+                Some(self.enter(rule, &cap, caller).await.map_err(|full| by_rule(503, full.cause()))?)
+            }
+            None => None,
+        };
+        let looked_up = tokio::time::timeout(DNS_MAX, self.shared.supplies.resolver.addresses(&host)).await;
+        let Ok(Ok((addresses, _))) = looked_up else { return Err(by_rule(502, "egress_dns")) };
+        let allowed: Vec<IpAddr> = addresses.into_iter().filter(|it| rule.may_reach(&host, *it)).collect();
+        if allowed.is_empty() {
+            return Err(by_rule(403, "egress_address"));
+        }
+        let mut cause = "egress_connect";
+        for ip in allowed.iter().take(TRIES) {
+            let address = SocketAddr::new(*ip, port);
+            let source = self.source(rule, address);
+            match tokio::time::timeout(CONNECT_MAX, connect(&address, source.as_ref())).await {
+                Ok(Ok(server)) => {
+                    prepare(&server);
+                    let from = server.local_addr().map(|it| it.ip().to_string()).unwrap_or_default();
+                    let gauge = self.shared.metrics.egress.open.with_label_values(&[&*rule.id, &from]);
+                    self.shared.metrics.egress.connections.with_label_values(&[&*rule.id]).inc();
+                    return Ok(Reached {
+                        server,
+                        rule: rule.id.clone(),
+                        host,
+                        address,
+                        sni: rule.sni,
+                        _permit: permit,
+                        _open: Gauge::new(gauge),
+                    });
+                }
+                Ok(Err(error)) => {
+                    cause = match error.etype() {
+                        ErrorType::ConnectTimedout => "egress_connect_timeout",
+                        ErrorType::BindError => "egress_source",
+                        _ => "egress_connect",
+                    }
+                }
+                Err(_) => cause = "egress_connect_timeout",
+            }
+        }
+        Err(by_rule(if cause == "egress_connect_timeout" { 504 } else { 502 }, cause))
+    }
+
+    async fn enter(&self, rule: &EgressRule, cap: &Arc<Cap>, caller: &Caller) -> Result<Permit, caps::Full> {
+        let metrics = &self.shared.metrics;
+        let begun = Instant::now();
+        let _waits = Gauge::new(metrics.egress.queued.with_label_values(&[&*rule.id]));
+        let address = || caller.address.map(|it| it.to_string()).unwrap_or_default();
+        let entered = match &caller.endpoint {
+            Some(endpoint) => cap.enter(endpoint).await,
+            None => cap.enter(&address()).await,
+        };
+        metrics.egress.queue.with_label_values(&[&*rule.id]).observe(begun.elapsed().as_secs_f64());
+        entered
+    }
+
+    /// The next of the rule's own addresses of that family.
+    fn source(&self, rule: &EgressRule, address: SocketAddr) -> Option<BindTo> {
+        let fits: Vec<IpAddr> =
+            rule.bind.iter().copied().filter(|it| it.is_ipv4() == address.is_ipv4()).collect();
+        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(fits.len())?;
+        let mut source = BindTo::default();
+        source.addr = Some(SocketAddr::new(fits[turn], 0));
+        Some(source)
+    }
+}
+
+/// No waiting for more, and found dead long before a balancer would forget it.
+fn prepare(stream: &TcpStream) {
+    let keepalive = TcpKeepalive {
+        idle: Duration::from_secs(60),
+        interval: Duration::from_secs(10),
+        count: 3,
+        user_timeout: Duration::from_secs(90),
+    };
+    // A connection that has ended meanwhile is seen when it is used.
+    let _ = stream.set_nodelay(true);
+    let _ = set_tcp_keepalive(stream, &keepalive);
+}
+
+impl Exit {
+    async fn serve(&self, mut tcp: TcpStream, peer: SocketAddr) {
+        let shared = &self.egress.shared;
+        let begun = Instant::now();
+        let mut caller = Caller { address: Some(peer.ip()), ..Caller::default() };
+        if let Some(from) = &self.listener.proxy_protocol {
+            match arrive(&mut tcp, Some(peer.ip()), from, &shared.metrics).await {
+                Some(Some(proxied)) => {
+                    caller.address = Some(proxied.source.ip());
+                    caller.endpoint = proxied.endpoint;
+                }
+                // The balancer itself wants to see whether somebody answers.
+                Some(None) => return,
+                None => return reset(&tcp),
+            }
+        }
+        prepare(&tcp);
+        let tunnel = Tunnel { exit: self, begun };
+        match (&self.tls, self.listener.mode) {
+            (_, Mode::Tcp) => tunnel.tcp(tcp, &caller).await,
+            (_, Mode::TlsPassthrough) => tunnel.by_name(tcp, &caller).await,
+            (None, _) => tunnel.connect(tcp, &caller).await,
+            (Some(acceptor), _) => {
+                let patience = shared.settings.limits.header_time;
+                match tokio::time::timeout(patience, acceptor.accept(tcp)).await {
+                    Ok(Ok(stream)) => {
+                        let certificates = stream.get_ref().1.peer_certificates();
+                        caller.subject = certificates.and_then(<[_]>::first).map(subject).unwrap_or_default();
+                        tunnel.connect(stream, &caller).await;
+                    }
+                    Ok(Err(_)) | Err(_) => tunnel.refused(&caller, "", &Refused::new(0, "egress_handshake")),
+                }
+            }
+        }
+    }
+}
+
+/// The client is not to take it for an end.
+fn reset(tcp: &TcpStream) {
+    let _ = tcp.set_zero_linger();
+}
+
+/// One connection on its way.
+struct Tunnel<'a> {
+    exit: &'a Exit,
+    begun: Instant,
+}
+
+impl Tunnel<'_> {
+    async fn tcp(&self, tcp: TcpStream, caller: &Caller) {
+        match self.exit.egress.reach(&self.exit.listener.name, caller, Wanted::Nothing).await {
+            Ok(reached) => self.pass(tcp, reached, caller, &[]).await,
+            Err(refused) => {
+                reset(&tcp);
+                self.refused(caller, "", &refused);
+            }
+        }
+    }
+
+    async fn by_name(&self, mut tcp: TcpStream, caller: &Caller) {
+        let patience = self.exit.egress.shared.settings.limits.header_time;
+        let heard = tokio::time::timeout(patience, hello::hello(&mut tcp)).await;
+        let (seen, name) = match heard.unwrap_or(Err("egress_not_tls")) {
+            Ok((seen, Some(name))) => (seen, name),
+            other => {
+                reset(&tcp);
+                let cause = other.err().unwrap_or("egress_no_name");
+                return self.refused(caller, "", &Refused::new(0, cause));
+            }
+        };
+        match self.exit.egress.reach(&self.exit.listener.name, caller, Wanted::Name(&name)).await {
+            Ok(reached) => self.pass(tcp, reached, caller, &seen).await,
+            Err(refused) => {
+                reset(&tcp);
+                self.refused(caller, &name, &refused);
+            }
+        }
+    }
+
+    async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, caller: &Caller) {
+        let patience = self.exit.egress.shared.settings.limits.header_time;
+        let target = match tokio::time::timeout(patience, head(&mut stream)).await {
+            Ok(Ok(target)) => target,
+            Ok(Err((status, cause))) => {
+                answer(&mut stream, status, cause).await;
+                return self.refused(caller, "", &Refused::new(status, cause));
+            }
+            Err(_) => return self.refused(caller, "", &Refused::new(408, "header_time")),
+        };
+        let told = format!("{}:{}", target.0, target.1);
+        let wanted = Wanted::Both(&target.0, target.1);
+        let reached = match self.exit.egress.reach(&self.exit.listener.name, caller, wanted).await {
+            Ok(reached) => reached,
+            Err(refused) => {
+                answer(&mut stream, refused.status, refused.cause).await;
+                return self.refused(caller, &told, &refused);
+            }
+        };
+        if stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_err() || stream.flush().await.is_err() {
+            return;
+        }
+        if !reached.sni {
+            return self.pass(stream, reached, caller, &[]).await;
+        }
+        let heard = tokio::time::timeout(patience, hello::hello(&mut stream)).await;
+        match heard.unwrap_or(Err("egress_not_tls")) {
+            Ok((seen, Some(name))) if name == reached.host => self.pass(stream, reached, caller, &seen).await,
+            other => {
+                let cause = other.err().unwrap_or("egress_sni");
+                self.refused(caller, &told, &Refused { status: 0, cause, rule: Some(reached.rule) });
+            }
+        }
+    }
+
+    /// `seen` was read already, and goes first.
+    async fn pass<S: AsyncRead + AsyncWrite + Unpin>(
+        &self,
+        client: S,
+        mut reached: Reached,
+        caller: &Caller,
+        seen: &[u8],
+    ) {
+        let metrics = &self.exit.egress.shared.metrics;
+        let passed = match reached.server.write_all(seen).await {
+            Ok(()) => through(client, &mut reached.server).await,
+            Err(_) => Passed { up: 0, down: 0, idle: false },
+        };
+        let up = passed.up + seen.len() as u64;
+        metrics.egress.bytes.with_label_values(&[&*reached.rule, "up"]).inc_by(up);
+        metrics.egress.bytes.with_label_values(&[&*reached.rule, "down"]).inc_by(passed.down);
+        let mut line = self.line(caller);
+        line.text("rule", &reached.rule);
+        line.text("server.address", &reached.host);
+        line.text("backend.address", &reached.address.to_string());
+        line.number("bytes.up", up);
+        line.number("bytes.down", passed.down);
+        if passed.idle {
+            line.text("cause", "egress_idle");
+        }
+        self.exit.egress.shared.log.send(line.end());
+    }
+
+    fn refused(&self, caller: &Caller, target: &str, refused: &Refused) {
+        let shared = &self.exit.egress.shared;
+        shared.metrics.refused.with_label_values(&[refused.cause]).inc();
+        let mut line = self.line(caller);
+        if let Some(rule) = &refused.rule {
+            line.text("rule", rule);
+        }
+        if !target.is_empty() {
+            line.text("server.address", target);
+        }
+        if refused.status > 0 {
+            line.number("http.response.status_code", u64::from(refused.status));
+        }
+        line.text("cause", refused.cause);
+        shared.log.send(line.end());
+    }
+
+    fn line(&self, caller: &Caller) -> Line {
+        let mut line = Line::new();
+        line.seconds("time", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        line.text("listener", &self.exit.listener.name);
+        line.text("client.address", &caller.address.map(|it| it.to_string()).unwrap_or_default());
+        if let Some(endpoint) = &caller.endpoint {
+            line.text("client.vpce", endpoint);
+        }
+        line.seconds("duration", self.begun.elapsed());
+        line
+    }
+}
+
+/// Host and port of a CONNECT; or a status and the cause.
+async fn head<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(String, u16), (u16, &'static str)> {
+    const BAD: (u16, &str) = (400, "malformed_connect");
+    let mut bytes = Vec::with_capacity(512);
+    while !bytes.ends_with(b"\r\n\r\n") {
+        // Byte by byte behind the first line's end would be slow; but nothing behind the head may be read, it is the tunnel's.
+        let byte = stream.read_u8().await.map_err(|_| BAD)?;
+        bytes.push(byte);
+        if bytes.len() > HEAD_MAX {
+            return Err((431, "header_bytes"));
+        }
+    }
+    let mut fields = [httparse::EMPTY_HEADER; 100];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(&bytes) {
+        Ok(httparse::Status::Complete(_)) if request.version == Some(1) => {}
+        _ => return Err(BAD),
+    }
+    if request.method != Some("CONNECT") {
+        return Err((405, "method"));
+    }
+    let target = request.path.unwrap_or_default();
+    let (host, port) = target.rsplit_once(':').ok_or(BAD)?;
+    let port = port.parse::<u16>().ok().filter(|_| port.bytes().all(|b| b.is_ascii_digit())).ok_or(BAD)?;
+    let fits = !host.is_empty() && crate::facts::is_host(host);
+    // A second name for the same request is one too many.
+    let hosts = request.headers.iter().filter(|it| it.name.eq_ignore_ascii_case("host"));
+    let agrees = hosts.into_iter().all(|it| {
+        it.value.eq_ignore_ascii_case(target.as_bytes()) || it.value.eq_ignore_ascii_case(host.as_bytes())
+    });
+    if fits && agrees && port > 0 { Ok((host.to_owned(), port)) } else { Err(BAD) }
+}
+
+async fn answer<S: AsyncWrite + Unpin>(stream: &mut S, status: u16, cause: &str) {
+    let reason =
+        http::StatusCode::from_u16(status).ok().and_then(|it| it.canonical_reason()).unwrap_or("Error");
+    let body = format!("{status} {reason}: {}\n", cause.replace('_', " "));
+    let again = if status == 503 { "Retry-After: 1\r\n" } else { "" };
+    let text = format!(
+        "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{again}Connection: close\r\n\r\n{body}",
+        body.len()
+    );
+    // Whether it arrives is the client's luck.
+    let _ = stream.write_all(text.as_bytes()).await;
+    let _ = stream.shutdown().await;
+}
+
+#[async_trait]
+impl Service for Exit {
+    async fn start_service(&mut self, _: Option<ListenFds>, mut shutdown: ShutdownWatch, _: usize) {
+        let Some(listener) = self.socket.take().and_then(|it| TcpListener::from_std(it).ok()) else { return };
+        let exit = Arc::new(Exit {
+            egress: self.egress.clone(),
+            listener: self.listener.clone(),
+            socket: None,
+            tls: self.tls.clone(),
+            open: self.open.clone(),
+        });
+        // Whoever waits for it may be gone.
+        let _ = self.open.send(());
+        loop {
+            let accepted = tokio::select! {
+                accepted = listener.accept() => accepted,
+                _ = shutdown.changed() => return,
+            };
+            let Ok((tcp, peer)) = accepted else {
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            };
+            let (exit, counted) = (exit.clone(), exit.egress.shared.leaving.connection());
+            tokio::spawn(async move {
+                match exit.egress.shared.place() {
+                    Some(_place) => exit.serve(tcp, peer).await,
+                    None => {
+                        exit.egress.shared.metrics.refused.with_label_values(&["connections"]).inc();
+                        reset(&tcp);
+                    }
+                }
+                drop(counted);
+            });
+        }
+    }
+
+    fn name(&self) -> &str {
+        &self.listener.name
+    }
+
+    fn threads(&self) -> Option<usize> {
+        None
+    }
+}
+
+/// How TLS is spoken on such a listener.
+pub fn acceptor(certificate: &Arc<HotCertificate>) -> Result<TlsAcceptor, String> {
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let builder = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?;
+    let builder = match &certificate.clients {
+        Some(clients) => builder.with_client_cert_verifier(clients.clone()),
+        None => builder.with_no_client_auth(),
+    };
+    Ok(TlsAcceptor::from(Arc::new(builder.with_cert_resolver(certificate.clone()))))
+}
