@@ -437,7 +437,11 @@ impl Service for Exit {
         loop {
             let accepted = tokio::select! {
                 accepted = listener.accept() => accepted,
-                _ = shutdown.changed() => return,
+                told = shutdown.changed() => match told {
+                    // Being told that nothing has begun is no reason to stop.
+                    Ok(()) if !*shutdown.borrow() => continue,
+                    _ => return,
+                },
             };
             let Ok((tcp, peer)) = accepted else {
                 tokio::time::sleep(AGAIN).await;
