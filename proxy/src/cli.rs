@@ -4,12 +4,10 @@
 
 use crate::admin_client::AdminClient;
 use crate::commands::check::CheckOutput;
-use crate::commands::size::Format;
+use crate::commands::size::{Format, LoadFlags};
 use crate::commands::{changes, check, compare, demo, explain, layout, plan, remote, run, size};
 use crate::exit::Exit;
 use crate::settings::Flags;
-use banyan_routes::size::Load;
-use banyan_routes::units::Span;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
@@ -243,42 +241,8 @@ enum Command {
     },
     /// How many proxies, addresses and connections it takes, and what it took before.
     Size {
-        /// Calls a second, all functions together.
-        #[arg(long, env = "BANYAN_RATE")]
-        rate: f64,
-        /// Of one call on-prem, such as `50ms`.
-        #[arg(long, env = "BANYAN_SERVICE_TIME", value_name = "SPAN")]
-        service_time: Span,
-        /// Connections that the on-prem host takes.
-        #[arg(long, env = "BANYAN_LEGACY_LIMIT", value_name = "N")]
-        legacy_limit: u64,
-        #[arg(long, env = "BANYAN_AZS", default_value_t = 2, value_name = "N")]
-        azs: u64,
-        /// How many times as many proxies there are while they are replaced.
-        #[arg(long, env = "BANYAN_SURGE", default_value_t = 2, value_name = "N")]
-        surge: u64,
-        /// Calls a second that one proxy carries.
-        #[arg(long, env = "BANYAN_RATE_PER_PROXY", default_value_t = 5000.0, value_name = "RATE")]
-        rate_per_proxy: f64,
-        /// Requests at one time on a connection; 1 with HTTP/1.
-        #[arg(long, env = "BANYAN_STREAMS", default_value_t = 1, value_name = "N")]
-        streams: u64,
-        /// Addresses a proxy connects from.
-        #[arg(long, env = "BANYAN_SOURCES", default_value_t = 1, value_name = "N")]
-        sources: u64,
-        /// Addresses and ports of the on-prem host.
-        #[arg(long, env = "BANYAN_DESTINATIONS", default_value_t = 1, value_name = "N")]
-        destinations: u64,
-        /// Instances of functions at one time.
-        #[arg(long, env = "BANYAN_FUNCTIONS", default_value_t = 1000, value_name = "N")]
-        functions: u64,
-        /// Memory of each, in GB.
-        #[arg(long, env = "BANYAN_MEMORY_GB", default_value_t = 1.0, value_name = "GB")]
-        memory_gb: f64,
-        #[arg(long, env = "BANYAN_FUNCTION_SUBNETS", default_value_t = 2, value_name = "N")]
-        function_subnets: u64,
-        #[arg(long, env = "BANYAN_SECURITY_GROUPS", default_value_t = 1, value_name = "N")]
-        security_groups: u64,
+        #[command(flatten)]
+        load: LoadFlags,
         #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
         output: Format,
     },
@@ -369,40 +333,7 @@ fn dispatch(command: Command) -> Exit {
         Command::Breaker { backend, state, reason, remote } => {
             with_admin(&remote, |client, json| remote::breaker(client, json, &backend, &state, &reason))
         }
-        Command::Size {
-            rate,
-            service_time,
-            legacy_limit,
-            azs,
-            surge,
-            rate_per_proxy,
-            streams,
-            sources,
-            destinations,
-            functions,
-            memory_gb,
-            function_subnets,
-            security_groups,
-            output,
-        } => {
-            let service_time = service_time.0.as_secs_f64();
-            let load = Load {
-                rate,
-                service_time,
-                legacy_limit,
-                azs,
-                surge,
-                rate_per_proxy,
-                streams,
-                sources,
-                destinations,
-                functions,
-                memory_gb,
-                function_subnets,
-                security_groups,
-            };
-            size::run(&load, output)
-        }
+        Command::Size { load, output } => size::run(&load.into(), output),
         Command::Reload { remote } => with_admin(&remote, remote::reload),
         Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),
     }

@@ -6,13 +6,74 @@ use crate::exit::Exit;
 use crate::say;
 use crate::say_raw;
 use banyan_routes::size::{Load, Size, size};
-use clap::ValueEnum;
+use banyan_routes::units::Span;
+use clap::{Args, ValueEnum};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Format {
     Text,
     Json,
     Svg,
+}
+
+#[derive(Debug, Args)]
+pub struct LoadFlags {
+    /// Calls a second, all functions together.
+    #[arg(long, env = "BANYAN_RATE")]
+    rate: f64,
+    /// Of one call on-prem, such as `50ms`.
+    #[arg(long, env = "BANYAN_SERVICE_TIME", value_name = "SPAN")]
+    service_time: Span,
+    /// Connections that the on-prem host takes.
+    #[arg(long, env = "BANYAN_LEGACY_LIMIT", value_name = "N")]
+    legacy_limit: u64,
+    #[arg(long, env = "BANYAN_AZS", default_value_t = 2, value_name = "N")]
+    azs: u64,
+    /// How many times as many proxies there are while they are replaced.
+    #[arg(long, env = "BANYAN_SURGE", default_value_t = 2, value_name = "N")]
+    surge: u64,
+    /// Calls a second that one proxy carries.
+    #[arg(long, env = "BANYAN_RATE_PER_PROXY", default_value_t = 5000.0, value_name = "RATE")]
+    rate_per_proxy: f64,
+    /// Requests at one time on a connection; 1 with HTTP/1.
+    #[arg(long, env = "BANYAN_STREAMS", default_value_t = 1, value_name = "N")]
+    streams: u64,
+    /// Addresses a proxy connects from.
+    #[arg(long, env = "BANYAN_SOURCES", default_value_t = 1, value_name = "N")]
+    sources: u64,
+    /// Addresses and ports of the on-prem host.
+    #[arg(long, env = "BANYAN_DESTINATIONS", default_value_t = 1, value_name = "N")]
+    destinations: u64,
+    /// Instances of functions at one time.
+    #[arg(long, env = "BANYAN_FUNCTIONS", default_value_t = 1000, value_name = "N")]
+    functions: u64,
+    /// Memory of each, in GB.
+    #[arg(long, env = "BANYAN_MEMORY_GB", default_value_t = 1.0, value_name = "GB")]
+    memory_gb: f64,
+    #[arg(long, env = "BANYAN_FUNCTION_SUBNETS", default_value_t = 2, value_name = "N")]
+    function_subnets: u64,
+    #[arg(long, env = "BANYAN_SECURITY_GROUPS", default_value_t = 1, value_name = "N")]
+    security_groups: u64,
+}
+
+impl From<LoadFlags> for Load {
+    fn from(it: LoadFlags) -> Load {
+        Load {
+            rate: it.rate,
+            service_time: it.service_time.0.as_secs_f64(),
+            legacy_limit: it.legacy_limit,
+            azs: it.azs,
+            surge: it.surge,
+            rate_per_proxy: it.rate_per_proxy,
+            streams: it.streams,
+            sources: it.sources,
+            destinations: it.destinations,
+            functions: it.functions,
+            memory_gb: it.memory_gb,
+            function_subnets: it.function_subnets,
+            security_groups: it.security_groups,
+        }
+    }
 }
 
 pub fn run(load: &Load, format: Format) -> Exit {

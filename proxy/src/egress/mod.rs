@@ -27,7 +27,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use through::{Passed, through};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_rustls::TlsAcceptor;
@@ -281,7 +281,9 @@ impl Tunnel<'_> {
         }
     }
 
-    async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, mut stream: S, caller: &Caller) {
+    async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, caller: &Caller) {
+        // What comes behind the head is the tunnel's, whose reads are larger than this and pass it by.
+        let mut stream = BufReader::with_capacity(1 << 10, stream);
         let patience = self.exit.egress.shared.settings.limits.header_time;
         let target = match tokio::time::timeout(patience, head(&mut stream)).await {
             Ok(Ok(target)) => target,
@@ -375,11 +377,10 @@ impl Tunnel<'_> {
 }
 
 /// Host and port of a CONNECT; or a status and the cause.
-async fn head<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(String, u16), (u16, &'static str)> {
+async fn head<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Result<(String, u16), (u16, &'static str)> {
     const BAD: (u16, &str) = (400, "malformed_connect");
     let mut bytes = Vec::with_capacity(512);
     while !bytes.ends_with(b"\r\n\r\n") {
-        // Byte by byte behind the first line's end would be slow; but nothing behind the head may be read, it is the tunnel's.
         let byte = stream.read_u8().await.map_err(|_| BAD)?;
         bytes.push(byte);
         if bytes.len() > HEAD_MAX {
