@@ -52,6 +52,11 @@ impl HotKeys {
         }
     }
 
+    /// The plan of a key that is known.
+    pub fn plan(&self, key: &[u8]) -> Option<Box<str>> {
+        Some(self.current.load().get(&Digest::of(key).0)?.key.plan.as_str().into())
+    }
+
     pub fn admits(&self, key: Option<&[u8]>, plan: &str) -> Result<(), Refused> {
         let digest = Digest::of(key.ok_or(Refused::Missing)?);
         let clients = self.current.load();

@@ -128,7 +128,8 @@ pub fn start(
     let authorizers = Arc::new(Authorizers::new(&settings.authorizers, metrics.clone()));
     let first = control_runtime.block_on(async {
         let signals = Signals::install()?;
-        let supplies = Arc::new(Supplies::new(&settings.aws, metrics.clone(), POOL_CONNECTIONS));
+        let supplies =
+            Arc::new(Supplies::new(&settings.aws, &settings.zones, metrics.clone(), POOL_CONNECTIONS));
         let mut reloader = Reloader::new(
             &settings,
             live.clone(),
@@ -291,7 +292,7 @@ fn server(
     // One service for all listeners but h2c ones, so that they share one pool of connections to the backends.
     let mut main = service(&server, "proxy".into(), false);
     let mut shares = Vec::new();
-    let egress = Egress::new(shared.clone());
+    let egress = Arc::new(Egress { shared: shared.clone() });
     for (listener, certificate) in settings.listeners.iter().zip(certificates) {
         if listener.mode != Mode::Http {
             let acceptor = certificate.as_ref().map(acceptor).transpose();

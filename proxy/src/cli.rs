@@ -4,6 +4,7 @@
 
 use crate::admin_client::AdminClient;
 use crate::commands::check::CheckOutput;
+use crate::commands::explain::CallerFlags;
 use crate::commands::size::{Format, LoadFlags};
 use crate::commands::{changes, check, compare, demo, explain, layout, plan, remote, run, size};
 use crate::exit::Exit;
@@ -99,7 +100,9 @@ enum Command {
     Explain {
         #[arg(long, env = "BANYAN_RULES", value_name = "DIR")]
         rules: PathBuf,
+        /// With `CONNECT`, the egress rules are asked.
         method: String,
+        /// With `CONNECT`: `host:port`; a name alone, as in TLS; or `-` where the listener's rule says where to.
         url: String,
         #[arg(short = 'H', long = "header", env = "BANYAN_HEADER", value_name = "K: V")]
         headers: Vec<String>,
@@ -107,6 +110,8 @@ enum Command {
         listener: String,
         #[arg(long, env = "BANYAN_CLIENT_IP", value_name = "IP")]
         client_ip: Option<IpAddr>,
+        #[command(flatten)]
+        caller: CallerFlags,
         #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
         output: Output,
     },
@@ -285,13 +290,14 @@ fn dispatch(command: Command) -> Exit {
         Command::Demo { listen, admin, no_traffic } => demo::run(listen, admin, !no_traffic),
         Command::Check { dir, deny_warnings, output } => check::check(&dir, deny_warnings, output),
         Command::Test { dir } => check::test(&dir),
-        Command::Explain { rules, method, url, headers, listener, client_ip, output } => {
+        Command::Explain { rules, method, url, headers, listener, client_ip, caller, output } => {
             let question = explain::Question {
                 method: &method,
                 url: &url,
                 headers: &headers,
                 listener: &listener,
                 client_ip,
+                caller,
             };
             explain::run(&rules, &question, output == Output::Json)
         }

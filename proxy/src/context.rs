@@ -4,6 +4,7 @@
 //! borrowed from the snapshot it holds.
 
 use crate::authorizers::Refused;
+use crate::caps::{Permit, Use};
 use crate::facts::Client;
 use crate::lambda::authorize::Verdict;
 use crate::lambda::report::Report;
@@ -21,6 +22,7 @@ use http::{HeaderName, HeaderValue};
 use pingora_prometheus::prometheus::IntGauge;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The header that says who answered and why.
@@ -51,6 +53,19 @@ pub struct Sent {
     pub settled: bool,
 }
 
+impl Sent {
+    pub fn new(backend: Arc<RunningBackend>, endpoint: Arc<Endpoint>, settled: bool) -> Sent {
+        backend.under_way.fetch_add(1, Ordering::Relaxed);
+        Sent { backend, endpoint, at: Instant::now(), settled }
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        self.backend.under_way.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 /// A call that decides whether a breaker closes; given back untold when it is dropped.
 pub struct Probe(pub Arc<RunningBackend>);
 
@@ -78,6 +93,9 @@ pub struct Context {
     pub decision: Option<Decision>,
     pub sent: Option<Sent>,
     pub probe: Option<Probe>,
+    /// Its place among the requests of a backend with a cap, and on a connection of it: the connection is left first.
+    pub in_use: Option<Use>,
+    pub permit: Option<Permit>,
     pub tries: u32,
     pub retries: u8,
     /// Hints that came before the answer.
@@ -155,6 +173,8 @@ impl Context {
             decision: None,
             sent: None,
             probe: None,
+            in_use: None,
+            permit: None,
             tries: 0,
             retries: 0,
             interims: 0,

@@ -9,6 +9,7 @@
 //! Modules stand in reading order, and a file uses only files above it.
 
 pub mod metrics;
+pub mod caps;
 pub mod client;
 pub mod aws;
 pub mod lambda;

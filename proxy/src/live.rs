@@ -13,6 +13,7 @@ use crate::rate::RateGuard;
 use crate::silence::Silence;
 use crate::state::kill::KillSet;
 use crate::targets::backend::RunningBackend;
+use crate::targets::dial::{Capped, Dial};
 use arc_swap::ArcSwapOption;
 use banyan_routes::compile::ReadFile;
 use banyan_routes::decide::Conditions;
@@ -22,6 +23,7 @@ use banyan_routes::plan::Verdict;
 use banyan_routes::state::State;
 use banyan_routes::table::{LimitRule, Route, RouteTable};
 use pingora_prometheus::prometheus::IntCounter;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -39,6 +41,16 @@ pub struct Serving {
     pub ceilings: Vec<Option<Arc<CeilingGuard>>>,
     /// In the same order.
     pub limits: Vec<Option<Limit>>,
+    /// How the connections of each egress rule are made.
+    pub ways: HashMap<Box<str>, Way>,
+    /// For each listener of the settings, whether requests need an egress rule.
+    pub exits: Vec<bool>,
+}
+
+/// The way out by one egress rule.
+pub struct Way {
+    pub dial: Dial,
+    pub cap: Option<Capped>,
 }
 
 /// What guards a route's limit.

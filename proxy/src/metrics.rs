@@ -3,8 +3,10 @@
 //! Input: events from hooks and the reload. Output: counters and histograms in the default registry, which `/metrics`
 //! prints. Must not: take labels from the network: labels are route ids, enums and status codes.
 
+mod connections;
 mod egress;
 
+pub use connections::Connections;
 pub use egress::Egress;
 
 use banyan_routes::decide::Reason;
@@ -52,6 +54,7 @@ pub struct Metrics {
     pub credentials_available: IntGauge,
     pub credentials_expiry: IntGauge,
     pub credentials_failures: IntCounter,
+    pub connections: Connections,
     pub egress: Egress,
     pub authorizer_calls: IntCounterVec,
     pub limit_local: IntCounterVec,
@@ -236,6 +239,7 @@ impl Metrics {
                     "Attempts to get AWS credentials that failed.",
                 )),
             ),
+            connections: Connections::new(&registry),
             egress: Egress::new(&registry),
             limit_local: counter(
                 "limit_local_total",

@@ -8,10 +8,12 @@ use crate::proxy::Shared;
 use async_trait::async_trait;
 use bytes::Bytes;
 use pingora_core::modules::http::HttpModules;
+use pingora_core::protocols::Digest;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, Session};
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,7 +52,19 @@ impl ProxyHttp for Service {
         if ctx.pause {
             Box::pin(again::pause(ctx)).await;
         }
-        upstream::peer(&self.0, session, ctx)
+        upstream::peer(&self.0, session, ctx).await
+    }
+
+    async fn connected_to_upstream(
+        &self,
+        _: &mut Session,
+        _: bool,
+        _: &HttpPeer,
+        socket: RawFd,
+        _: Option<&Digest>,
+        ctx: &mut Context,
+    ) -> Result<()> {
+        upstream::connected(ctx, socket)
     }
 
     fn fail_to_connect(

@@ -6,7 +6,9 @@
 use crate::file::{Architecture, Connections, Protocol, TokenSource};
 use crate::ids::PPM;
 use crate::pattern::HostPattern;
+use crate::units::PortRange;
 use http::{HeaderName, HeaderValue};
+use std::net::IpAddr;
 use std::time::Duration;
 
 /// One address a backend can be reached at.
@@ -237,6 +239,13 @@ pub enum Target {
     Lambda(Box<LambdaTarget>),
 }
 
+/// Where connections come from; what is empty is the kernel's choice.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Sources {
+    pub addresses: Vec<IpAddr>,
+    pub ports: Option<PortRange>,
+}
+
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backend {
     pub id: Box<str>,
@@ -246,6 +255,7 @@ pub struct Backend {
     pub protocol: Protocol,
     pub health: Option<Health>,
     pub connections: Option<Connections>,
+    pub sources: Sources,
     pub sign: Option<Signature>,
     pub token: Option<BackendToken>,
     /// Put before every path sent; empty, or without its trailing slash.

@@ -3,6 +3,7 @@
 //! Input: rules, a caller, a destination. Output: the rule that allows it, or why none does; whether an address may be connected to. Must not:
 //! resolve a name, or let a name decide that only looks like one of the list.
 
+use crate::backend::Sources;
 use crate::file::Connections;
 use ipnet::IpNet;
 use std::net::IpAddr;
@@ -18,8 +19,7 @@ pub struct EgressRule {
     pub ports: Vec<u16>,
     /// What goes through has to be TLS for the name that was asked for.
     pub sni: bool,
-    /// Addresses to connect from; the kernel's choice when empty.
-    pub bind: Vec<IpAddr>,
+    pub sources: Sources,
     pub connections: Option<Connections>,
     /// File, and position in it.
     pub origin: (u32, u32),
@@ -32,6 +32,8 @@ pub struct Callers {
     pub networks: Vec<IpNet>,
     /// Parts of the subject, such as `CN=notify`.
     pub certificates: Vec<Box<str>>,
+    /// Of API keys.
+    pub plans: Vec<Box<str>>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -49,6 +51,8 @@ pub struct Caller {
     pub endpoint: Option<Arc<str>>,
     /// `CN=notify`, `O=Bank` and so on, of a verified certificate.
     pub subject: Vec<String>,
+    /// Of the key it showed.
+    pub plan: Option<Box<str>>,
 }
 
 /// Why no rule allows it: the nearest miss of all.
@@ -57,6 +61,8 @@ pub enum Denied {
     /// No rule is for this listener.
     Listener,
     Caller,
+    /// The caller fits, its key does not, or it has shown none.
+    Key,
     Destination,
     Port,
 }
@@ -67,6 +73,7 @@ impl Denied {
         match self {
             Denied::Listener => "egress_no_rule",
             Denied::Caller => "egress_caller",
+            Denied::Key => "egress_key",
             Denied::Destination => "egress_destination",
             Denied::Port => "egress_port",
         }
@@ -82,6 +89,25 @@ pub enum Wanted<'a> {
     Name(&'a str),
     /// Neither.
     Nothing,
+}
+
+/// Whether somebody may be sent to a backend that leads to all of these hosts and ports, by routes of a listener for HTTP.
+pub fn may_send<'a>(
+    rules: &'a [EgressRule],
+    listener: &str,
+    caller: &Caller,
+    origins: &[(&str, u16)],
+) -> Result<&'a EgressRule, Denied> {
+    let mut nearest = Denied::Listener;
+    for rule in rules.iter().filter(|rule| *rule.listener == *listener) {
+        let judged =
+            origins.iter().map(|(host, port)| rule.judge(caller, Wanted::Both(host, *port)).map(drop));
+        match judged.collect() {
+            Ok(()) => return Ok(rule),
+            Err(miss) => nearest = nearest.max(miss),
+        }
+    }
+    Err(nearest)
 }
 
 /// The first rule that allows it, and where it leads.
@@ -102,9 +128,14 @@ pub fn decide<'a>(
 }
 
 impl EgressRule {
-    fn judge(&self, caller: &Caller, wanted: Wanted<'_>) -> Result<(String, u16), Denied> {
+    pub(crate) fn judge(&self, caller: &Caller, wanted: Wanted<'_>) -> Result<(String, u16), Denied> {
         if !self.callers.have(caller) {
             return Err(Denied::Caller);
+        }
+        if !self.callers.plans.is_empty()
+            && !caller.plan.as_ref().is_some_and(|it| self.callers.plans.contains(it))
+        {
+            return Err(Denied::Key);
         }
         let first = self.ports.first().copied().ok_or(Denied::Port)?;
         let (host, port) = match (wanted, &self.to) {
@@ -131,6 +162,15 @@ impl EgressRule {
 }
 
 impl Callers {
+    /// Nobody is named.
+    pub fn are_nobody(&self) -> bool {
+        self.endpoints.is_empty()
+            && self.networks.is_empty()
+            && self.certificates.is_empty()
+            && self.plans.is_empty()
+    }
+
+    /// Whether it is one of them, but for the key.
     fn have(&self, caller: &Caller) -> bool {
         let endpoint =
             || caller.endpoint.as_ref().is_some_and(|it| self.endpoints.iter().any(|known| **known == **it));
@@ -140,8 +180,7 @@ impl Callers {
         };
         let certificate =
             || self.certificates.iter().any(|wanted| caller.subject.iter().any(|it| *it == **wanted));
-        let named = !(self.endpoints.is_empty() && self.networks.is_empty() && self.certificates.is_empty());
-        named
+        !self.are_nobody()
             && (self.endpoints.is_empty() || endpoint())
             && (self.networks.is_empty() || network())
             && (self.certificates.is_empty() || certificate())
@@ -233,7 +272,7 @@ mod tests {
             to,
             ports: vec![443, 8443],
             sni: false,
-            bind: Vec::new(),
+            sources: Sources::default(),
             connections: None,
             origin: (0, 0),
         }

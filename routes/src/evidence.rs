@@ -29,10 +29,12 @@ pub enum Loss {
     Fallback,
     Unsafe,
     Panic,
+    /// The backend's connections are all taken.
+    Connections,
 }
 
 impl Loss {
-    pub const ALL: [Loss; 9] = [
+    pub const ALL: [Loss; 10] = [
         Loss::QueueFull,
         Loss::Bytes,
         Loss::TooLarge,
@@ -42,6 +44,7 @@ impl Loss {
         Loss::Fallback,
         Loss::Unsafe,
         Loss::Panic,
+        Loss::Connections,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -55,6 +58,7 @@ impl Loss {
             Loss::Fallback => "fallback",
             Loss::Unsafe => "unsafe",
             Loss::Panic => "panic",
+            Loss::Connections => "connections",
         }
     }
 }

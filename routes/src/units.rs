@@ -170,6 +170,30 @@ impl fmt::Display for Rate {
     }
 }
 
+/// Ports, both ends among them: `20000-29999`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct PortRange {
+    pub first: u16,
+    pub last: u16,
+}
+
+impl FromStr for PortRange {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        let port = |text: &str| text.parse().ok().filter(|port| *port > 0);
+        let ends = text.split_once('-').and_then(|(first, last)| Some((port(first)?, port(last)?)));
+        ends.filter(|(first, last)| first < last)
+            .map(|(first, last)| PortRange { first, last })
+            .ok_or_else(|| format!("`{text}` is not a range of ports; expected for example `20000-29999`"))
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}-{}", self.first, self.last)
+    }
+}
+
 /// Serde and schema for a type that is one string in YAML, by its `FromStr` and `Display`.
 macro_rules! text_form {
     ($type:ty, $name:literal, $pattern:literal, $example:literal) => {
@@ -214,3 +238,4 @@ text_form!(Span, "duration", r"^[0-9]+(\.[0-9]+)?(us|ms|s|m|h|d)$", "200ms");
 text_form!(ByteSize, "size", r"^[0-9]+(\.[0-9]+)?(B|KiB|MiB|GiB|KB|MB|GB)$", "256KiB");
 text_form!(Percent, "percent", r"^[0-9]+(\.[0-9]+)?%$", "5%");
 text_form!(Rate, "rate", r"^[1-9][0-9]*/(s|m|h)$", "100/s");
+text_form!(PortRange, "ports", r"^[1-9][0-9]*-[1-9][0-9]*$", "20000-29999");

@@ -65,9 +65,9 @@ def test_check_in_all_its_outputs(tmp_path):
     assert github.startswith(f"::error file={bad}/r.yaml,line=7,col=") and "title=backend_unknown" in github
     sarif = json.loads(banyan("check", bad, "--output", "sarif").stdout)
     assert sarif["runs"][0]["results"][0]["ruleId"] == "backend_unknown"
-    later = rule_dir(tmp_path, GOOD.replace('l: {urls: ["http://127.0.0.1:1"]}', 'l: {urls: ["http://127.0.0.1:1"], connections: {max: 5}}'), "later")
-    assert banyan("check", later).returncode == 0 and "not_supported_yet" in banyan("check", later).stdout
-    assert banyan("check", later, "--deny-warnings").returncode == 1
+    odd = rule_dir(tmp_path, GOOD.replace("id: orders,", "id: all,"), "odd")
+    assert banyan("check", odd).returncode == 0 and "id_ambiguous" in banyan("check", odd).stdout
+    assert banyan("check", odd, "--deny-warnings").returncode == 1
     assert banyan("check", tmp_path / "nowhere").returncode == 64
     assert banyan("frobnicate").returncode == 64 and banyan("--help").returncode == 0
 

@@ -318,7 +318,7 @@ def test_listeners_and_rules_are_checked(start):
         banyan.popen.wait(20)
         assert banyan.popen.returncode == 64 and why in banyan.text(), (settings, banyan.text())
     rule = "{id: e, listener: LISTENER, callers: {cidr: [10.0.0.0/8]}, to: {TO}}"
-    for listener, to, code in [("nowhere", "host: a, ports: [1]", "listener_unknown"), ("web", "host: a, ports: [1]", "egress_listener"), ("tcp", "domains: [a.test], ports: [1]", "egress_listener"), ("tcp", "host: a, ports: [1, 2]", "egress_listener")]:
+    for listener, to, code in [("nowhere", "host: a, ports: [1]", "listener_unknown"), ("tcp", "domains: [a.test], ports: [1]", "egress_listener"), ("tcp", "host: a, ports: [1, 2]", "egress_listener"), ("web", "host: a, ports: [1], sni: required", "egress_listener")]:
         text = "version: 1\negress: [" + rule.replace("LISTENER", listener).replace("TO", to) + "]\n"
         ports = lease_port(), lease_port()
         banyan = start(Banyan, text, f"version: 1\nlisteners: [{{name: web, address: '127.0.0.1:{ports[0]}'}}, {{name: tcp, address: '127.0.0.1:{ports[1]}', mode: tcp}}]\n", listen=False, wait=False)

@@ -275,9 +275,9 @@ def test_a_taken_address_and_bad_rules_end_the_start_with_their_codes(start):
     taken = subprocess.run([conftest.BANYAN, "run", "--rules", banyan.rules, "--listen", f"127.0.0.1:{banyan.port}", "--state", banyan.state], capture_output=True, text=True, timeout=20)
     assert taken.returncode == 64 and "cannot listen" in taken.stderr
     (banyan.folder / "bad").mkdir()
-    (banyan.folder / "bad/r.yaml").write_text('version: 1\nbackends:\n  f: {urls: ["http://127.0.0.1:1"], connections: {max: 5}}\nroutes: [{id: a, match: {path: /a}, serverless: f, stage: serverless}]\n')
+    (banyan.folder / "bad/r.yaml").write_text('version: 1\nbackends:\n  f: {urls: ["https://127.0.0.1:1"], tls: {ca: nowhere.pem}}\nroutes: [{id: a, match: {path: /a}, serverless: f, stage: serverless}]\n')
     bad = subprocess.run([conftest.BANYAN, "run", "--rules", banyan.folder / "bad", "--listen", f"127.0.0.1:{lease_port()}", "--state", banyan.state], capture_output=True, text=True, timeout=20)
-    assert bad.returncode == 1 and "not_supported_yet" in bad.stdout and "r.yaml:3" in bad.stdout
+    assert bad.returncode == 1 and "tls_file" in bad.stdout and "r.yaml:3" in bad.stdout
     unready = start(Banyan, "version: 1\nroutes: nonsense\n", args=["--wait-for-rules"], wait=False)
     wait_for("the admin listener", lambda: is_open(unready.admin))
     assert unready.api("/livez")[0] == 200 and unready.api("/readyz", check=False)[0] == 503

@@ -3,14 +3,18 @@
 //! Input: a prepared peer with its timeouts, a head, the whole body. Output: the answer's head, then its chunks; or the error,
 //! and whether anything was sent. Must not: try again by itself: whether that is allowed only the caller knows.
 
+use crate::caps::{Cap, Closing, Use};
 use bytes::Bytes;
 use http::{Uri, header};
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::UniqueID;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
+use std::os::fd::RawFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// An answer that is larger than its reader takes.
@@ -45,6 +49,15 @@ pub struct Answer {
     taken: bool,
     session: HttpSession<()>,
     peer: HttpPeer,
+    in_use: Option<Use>,
+}
+
+fn socket(session: &HttpSession<()>) -> RawFd {
+    match session {
+        HttpSession::H1(session) => session.id(),
+        HttpSession::H2(session) => session.fd(),
+        HttpSession::Custom(()) => -1,
+    }
 }
 
 impl Client {
@@ -56,32 +69,55 @@ impl Client {
     /// `send`, once more over a new connection when a resting one turns out to be closed; for requests that may be sent twice.
     pub async fn send_safe(
         &self,
+        cap: Option<&Arc<Cap>>,
         peer: HttpPeer,
         head: RequestHeader,
         body: Bytes,
     ) -> Result<Answer, Failed> {
         // Others that rest may have been closed with it.
         for _ in 0..STALE_MAX {
-            match self.send(peer.clone(), head.clone(), body.clone()).await {
+            match self.send_within(cap, peer.clone(), head.clone(), body.clone()).await {
                 Err(failed) if failed.reused => {}
                 result => return result,
             }
         }
-        self.send(peer, head, body).await
+        self.send_within(cap, peer, head, body).await
     }
 
     /// Sends and waits for the final answer's head. Timeouts are the peer's.
     pub async fn send(&self, peer: HttpPeer, head: RequestHeader, body: Bytes) -> Result<Answer, Failed> {
-        let connected = self.connector.get_http_session(&peer).await;
-        let (mut session, reused) = connected.map_err(|error| {
-            let error =
-                if error.esource() == &pingora_error::ErrorSource::Unset { error.into_up() } else { error };
-            Failed { error, sent: false, reused: false }
-        })?;
+        self.send_within(None, peer, head, body).await
+    }
+
+    /// `send`, to a backend whose connections are counted.
+    pub async fn send_within(
+        &self,
+        cap: Option<&Arc<Cap>>,
+        peer: HttpPeer,
+        head: RequestHeader,
+        body: Bytes,
+    ) -> Result<Answer, Failed> {
+        let (mut session, reused, in_use) = loop {
+            let connected = self.connector.get_http_session(&peer).await;
+            let (mut session, reused) = connected.map_err(|error| {
+                let unset = error.esource() == &pingora_error::ErrorSource::Unset;
+                Failed { error: if unset { error.into_up() } else { error }, sent: false, reused: false }
+            })?;
+            match cap.map_or(Ok(None), |cap| cap.begin(socket(&session))) {
+                Ok(in_use) => {
+                    if let (Some(cap), HttpSession::H2(_)) = (cap, &session) {
+                        cap.carries(peer.options.max_h2_streams as u32);
+                    }
+                    break (session, reused, in_use);
+                }
+                // Closed for another one between the pool and here.
+                Err(Closing) => session.shutdown().await,
+            }
+        };
         session.set_read_timeout(peer.options.read_timeout);
         session.set_write_timeout(peer.options.write_timeout);
         match exchange(&mut session, head, body, peer.is_tls()).await {
-            Ok((head, taken)) => Ok(Answer { head, reused, taken, session, peer }),
+            Ok((head, taken)) => Ok(Answer { head, reused, taken, session, peer, in_use }),
             Err(error) => {
                 session.shutdown().await;
                 Err(Failed { error: error.into_up(), sent: true, reused })
@@ -153,6 +189,8 @@ impl Answer {
         }
         let idle = self.peer.options.idle_timeout;
         client.connector.release_http_session(self.session, &self.peer, idle).await;
+        // It rests from now on.
+        drop(self.in_use);
     }
 
     /// Closes without reading on.

@@ -6,9 +6,8 @@
 use crate::commands::rules::{NoRules, Rules, load};
 use crate::exit::Exit;
 use crate::say;
-use banyan_routes::problem::{Problem, Report, Severity, Source, report};
+use banyan_routes::problem::{Report, Severity, Source, report};
 use banyan_routes::rule_tests;
-use banyan_routes::support::unsupported;
 use clap::ValueEnum;
 use serde_json::json;
 use std::io::IsTerminal;
@@ -29,8 +28,6 @@ pub fn check(dir: &Path, deny_warnings: bool, output: CheckOutput) -> Exit {
             problems.extend(
                 rule_tests::run(&rules.table, &rules.files).into_iter().filter_map(|result| result.problem),
             );
-            let later = unsupported(&rules.files).into_iter();
-            problems.extend(later.map(|problem| Problem { severity: Severity::Warning, ..problem }));
             (rules.sources.clone(), problems, Some(rules))
         }
         Err(NoRules::Invalid(sources, problems)) => (sources, problems, None),

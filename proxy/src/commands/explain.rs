@@ -7,9 +7,12 @@ use crate::commands::check::load_or_report;
 use crate::exit::Exit;
 use crate::say;
 use crate::say_raw;
+use banyan_routes::egress::{Caller, EgressRule, Wanted};
 use banyan_routes::explain::{explain, show};
+use banyan_routes::explain_egress::{explain_egress, show_egress};
 use banyan_routes::request_line::OwnedRequest;
 use banyan_routes::rule_tests::rules_alone;
+use clap::Args;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -19,6 +22,21 @@ pub struct Question<'a> {
     pub headers: &'a [String],
     pub listener: &'a str,
     pub client_ip: Option<IpAddr>,
+    pub caller: CallerFlags,
+}
+
+/// Who asks to be let out, beside its address.
+#[derive(Debug, Default, Args)]
+pub struct CallerFlags {
+    /// Its VPC endpoint.
+    #[arg(long, env = "BANYAN_VPCE", value_name = "ID")]
+    vpce: Option<String>,
+    /// A part of its certificate's subject, such as `CN=notify`.
+    #[arg(long, env = "BANYAN_CLIENT_CERT", value_name = "PART")]
+    client_cert: Vec<String>,
+    /// The plan of the API key it shows.
+    #[arg(long, env = "BANYAN_PLAN", value_name = "NAME")]
+    plan: Option<String>,
 }
 
 pub fn run(dir: &Path, question: &Question<'_>, json: bool) -> Exit {
@@ -26,6 +44,9 @@ pub fn run(dir: &Path, question: &Question<'_>, json: bool) -> Exit {
         Ok(rules) => rules,
         Err(exit) => return exit,
     };
+    if question.method.eq_ignore_ascii_case("connect") {
+        return egress(&rules.table.egress, question, json);
+    }
     let request = match request(question) {
         Ok(request) => request,
         Err(error) => {
@@ -38,6 +59,37 @@ pub fn run(dir: &Path, question: &Question<'_>, json: bool) -> Exit {
         say!("{}", serde_json::to_string_pretty(&told).unwrap_or_default());
     } else {
         say_raw!("{}", show(&told));
+    }
+    Exit::Ok
+}
+
+fn egress(rules: &[EgressRule], question: &Question<'_>, json: bool) -> Exit {
+    let flags = &question.caller;
+    let caller = Caller {
+        address: question.client_ip,
+        endpoint: flags.vpce.as_deref().map(Into::into),
+        subject: flags.client_cert.clone(),
+        plan: flags.plan.as_deref().map(Into::into),
+    };
+    let target = question.url.rsplit_once(':').map(|(host, port)| (host, port.parse::<u16>()));
+    let wanted = match (question.url, target) {
+        ("-", _) => Wanted::Nothing,
+        (_, Some((host, Ok(port)))) => Wanted::Both(host, port),
+        (name, None) => Wanted::Name(name),
+        (_, Some((_, Err(_)))) => {
+            eprintln!("banyan: `{}` is no destination; expected host:port, a name, or -", question.url);
+            return Exit::Usage;
+        }
+    };
+    if question.listener.is_empty() {
+        eprintln!("banyan: egress rules are a listener's; expected --listener NAME");
+        return Exit::Usage;
+    }
+    let told = explain_egress(rules, question.listener, &caller, wanted);
+    if json {
+        say!("{}", serde_json::to_string_pretty(&told).unwrap_or_default());
+    } else {
+        say_raw!("{}", show_egress(&told));
     }
     Exit::Ok
 }

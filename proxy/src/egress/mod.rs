@@ -3,31 +3,30 @@
 //! Input: connections of listeners with mode `connect`, `tcp` or `tls_passthrough`. Output: a tunnel to where a rule leads, or a refusal that is
 //! counted and logged. Must not: reach anything that no rule names, or look a name up twice: what was checked is what is connected to.
 
-mod caps;
+mod ask;
 mod hello;
 mod through;
 
 use crate::access_log::Line;
 use crate::arrival::arrive;
+use crate::caps::{Full, Permit};
 use crate::certificates::{HotCertificate, subject};
 use crate::proxy::Shared;
 use crate::settings::{Listener, Mode};
+use crate::targets::dial::{Capped, Counted};
+use ask::{answer, head};
 use async_trait::async_trait;
-use banyan_routes::egress::{Caller, EgressRule, Wanted, decide};
-use caps::{Cap, Permit};
-use pingora_core::connectors::l4::BindTo;
+use banyan_routes::egress::{Caller, Denied, EgressRule, Wanted, decide};
 use pingora_core::protocols::TcpKeepalive;
-use pingora_core::protocols::l4::ext::{connect, set_tcp_keepalive};
+use pingora_core::protocols::l4::ext::set_tcp_keepalive;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
 use pingora_error::ErrorType;
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use through::{Passed, through};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio_rustls::TlsAcceptor;
@@ -36,16 +35,12 @@ const CONNECT_MAX: Duration = Duration::from_secs(2);
 const DNS_MAX: Duration = Duration::from_secs(5);
 /// Addresses of one name that are tried.
 const TRIES: usize = 3;
-/// Of the head of a CONNECT.
-const HEAD_MAX: usize = 8 << 10;
 /// After an accept that failed, for want of descriptors mostly.
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// What all listeners of this kind share.
 pub struct Egress {
     pub shared: Arc<Shared>,
-    caps: Mutex<HashMap<Box<str>, Arc<Cap>>>,
-    turn: AtomicUsize,
 }
 
 /// One listener.
@@ -77,6 +72,7 @@ struct Reached {
     host: String,
     address: SocketAddr,
     sni: bool,
+    _counted: Counted,
     _permit: Option<Permit>,
     _open: Gauge,
 }
@@ -98,36 +94,37 @@ impl Drop for Gauge {
 }
 
 impl Egress {
-    pub fn new(shared: Arc<Shared>) -> Arc<Egress> {
-        Arc::new(Egress { shared, caps: Mutex::default(), turn: AtomicUsize::new(0) })
-    }
-
-    /// A rule's cap goes on over a reload, as long as it stays as it is.
-    fn cap(&self, rule: &EgressRule) -> Option<Arc<Cap>> {
-        let wanted = rule.connections.as_ref()?;
-        let mut caps = self.caps.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = caps.get(&rule.id).filter(|cap| cap.rule == *wanted).cloned();
-        Some(kept.unwrap_or_else(|| {
-            let fresh = Cap::new(wanted);
-            caps.insert(rule.id.clone(), fresh.clone());
-            fresh
-        }))
-    }
-
-    async fn reach(&self, listener: &str, caller: &Caller, wanted: Wanted<'_>) -> Result<Reached, Refused> {
+    async fn reach(
+        &self,
+        listener: &str,
+        caller: &Caller,
+        key: Option<&[u8]>,
+        wanted: Wanted<'_>,
+    ) -> Result<Reached, Refused> {
         let live = self.shared.live.load().ok_or_else(|| Refused::new(503, "no_rules"))?;
         let rules = &live.serving.table.egress;
-        let (rule, host, port) =
-            decide(rules, listener, caller, wanted).map_err(|denied| Refused::new(403, denied.cause()))?;
+        let (rule, host, port) = decide(rules, listener, caller, wanted)
+            .map_err(|denied| Refused::new(if denied == Denied::Key { 407 } else { 403 }, denied.cause()))?;
         let by_rule = |status, cause| Refused { status, cause, rule: Some(rule.id.clone()) };
-        let permit = match self.cap(rule) {
-            Some(cap) => {
-                Some(self.enter(rule, &cap, caller).await.map_err(|full| by_rule(503, full.cause()))?)
-            }
+        if let Some(plan) = caller.plan.as_deref().filter(|_| !rule.callers.plans.is_empty()) {
+            let admitted = self.shared.api_keys.as_ref().map(|keys| keys.admits(key, plan));
+            admitted.unwrap_or(Ok(())).map_err(|_| by_rule(429, "api_key_rate"))?;
+        }
+        let way = live.serving.ways.get(&rule.id).ok_or_else(|| by_rule(503, "no_rules"))?;
+        let permit = match &way.cap {
+            Some(capped) => Some(self.enter(rule, capped, caller).await.map_err(|full| {
+                by_rule(
+                    503,
+                    match full {
+                        Full::Queue => "egress_queue_full",
+                        Full::Late => "egress_queue_timeout",
+                    },
+                )
+            })?),
             None => None,
         };
-        let looked_up = tokio::time::timeout(DNS_MAX, self.shared.supplies.resolver.addresses(&host)).await;
-        let Ok(Ok((addresses, _))) = looked_up else { return Err(by_rule(502, "egress_dns")) };
+        let looked_up = self.shared.supplies.resolver.addresses_or_last(&host, DNS_MAX).await;
+        let addresses = looked_up.ok_or_else(|| by_rule(502, "egress_dns"))?;
         let allowed: Vec<IpAddr> = addresses.into_iter().filter(|it| rule.may_reach(&host, *it)).collect();
         if allowed.is_empty() {
             return Err(by_rule(403, "egress_address"));
@@ -135,9 +132,8 @@ impl Egress {
         let mut cause = "egress_connect";
         for ip in allowed.iter().take(TRIES) {
             let address = SocketAddr::new(*ip, port);
-            let source = self.source(rule, address);
-            match tokio::time::timeout(CONNECT_MAX, connect(&address, source.as_ref())).await {
-                Ok(Ok(server)) => {
+            match tokio::time::timeout(CONNECT_MAX, way.dial.tcp(&address)).await {
+                Ok(Ok((server, counted))) => {
                     prepare(&server);
                     let from = server.local_addr().map(|it| it.ip().to_string()).unwrap_or_default();
                     let gauge = self.shared.metrics.egress.open.with_label_values(&[&*rule.id, &from]);
@@ -148,6 +144,7 @@ impl Egress {
                         host,
                         address,
                         sni: rule.sni,
+                        _counted: counted,
                         _permit: permit,
                         _open: Gauge::new(gauge),
                     });
@@ -165,27 +162,22 @@ impl Egress {
         Err(by_rule(if cause == "egress_connect_timeout" { 504 } else { 502 }, cause))
     }
 
-    async fn enter(&self, rule: &EgressRule, cap: &Arc<Cap>, caller: &Caller) -> Result<Permit, caps::Full> {
+    async fn enter(
+        &self,
+        rule: &EgressRule,
+        (cap, figures): &Capped,
+        caller: &Caller,
+    ) -> Result<Permit, Full> {
         let metrics = &self.shared.metrics;
         let begun = Instant::now();
         let _waits = Gauge::new(metrics.egress.queued.with_label_values(&[&*rule.id]));
-        let address = || caller.address.map(|it| it.to_string()).unwrap_or_default();
-        let entered = match &caller.endpoint {
-            Some(endpoint) => cap.enter(endpoint).await,
-            None => cap.enter(&address()).await,
+        let entered = match (&caller.endpoint, caller.address) {
+            (Some(endpoint), _) => cap.enter(figures, &**endpoint).await,
+            (None, Some(address)) => cap.enter(figures, &address).await,
+            (None, None) => cap.enter(figures, "").await,
         };
         metrics.egress.queue.with_label_values(&[&*rule.id]).observe(begun.elapsed().as_secs_f64());
         entered
-    }
-
-    /// The next of the rule's own addresses of that family.
-    fn source(&self, rule: &EgressRule, address: SocketAddr) -> Option<BindTo> {
-        let fits: Vec<IpAddr> =
-            rule.bind.iter().copied().filter(|it| it.is_ipv4() == address.is_ipv4()).collect();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(fits.len())?;
-        let mut source = BindTo::default();
-        source.addr = Some(SocketAddr::new(fits[turn], 0));
-        Some(source)
     }
 }
 
@@ -223,14 +215,14 @@ impl Exit {
         match (&self.tls, self.listener.mode) {
             (_, Mode::Tcp) => tunnel.tcp(tcp, &caller).await,
             (_, Mode::TlsPassthrough) => tunnel.by_name(tcp, &caller).await,
-            (None, _) => tunnel.connect(tcp, &caller).await,
+            (None, _) => tunnel.connect(tcp, caller).await,
             (Some(acceptor), _) => {
                 let patience = shared.settings.limits.header_time;
                 match tokio::time::timeout(patience, acceptor.accept(tcp)).await {
                     Ok(Ok(stream)) => {
                         let certificates = stream.get_ref().1.peer_certificates();
                         caller.subject = certificates.and_then(<[_]>::first).map(subject).unwrap_or_default();
-                        tunnel.connect(stream, &caller).await;
+                        tunnel.connect(stream, caller).await;
                     }
                     Ok(Err(_)) | Err(_) => tunnel.refused(&caller, "", &Refused::new(0, "egress_handshake")),
                 }
@@ -252,7 +244,7 @@ struct Tunnel<'a> {
 
 impl Tunnel<'_> {
     async fn tcp(&self, tcp: TcpStream, caller: &Caller) {
-        match self.exit.egress.reach(&self.exit.listener.name, caller, Wanted::Nothing).await {
+        match self.exit.egress.reach(&self.exit.listener.name, caller, None, Wanted::Nothing).await {
             Ok(reached) => self.pass(tcp, reached, caller, &[]).await,
             Err(refused) => {
                 reset(&tcp);
@@ -272,7 +264,7 @@ impl Tunnel<'_> {
                 return self.refused(caller, "", &Refused::new(0, cause));
             }
         };
-        match self.exit.egress.reach(&self.exit.listener.name, caller, Wanted::Name(&name)).await {
+        match self.exit.egress.reach(&self.exit.listener.name, caller, None, Wanted::Name(&name)).await {
             Ok(reached) => self.pass(tcp, reached, caller, &seen).await,
             Err(refused) => {
                 reset(&tcp);
@@ -281,27 +273,30 @@ impl Tunnel<'_> {
         }
     }
 
-    async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, caller: &Caller) {
+    async fn connect<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S, mut caller: Caller) {
         // What comes behind the head is the tunnel's, whose reads are larger than this and pass it by.
         let mut stream = BufReader::with_capacity(1 << 10, stream);
         let patience = self.exit.egress.shared.settings.limits.header_time;
-        let target = match tokio::time::timeout(patience, head(&mut stream)).await {
-            Ok(Ok(target)) => target,
+        let asked = match tokio::time::timeout(patience, head(&mut stream)).await {
+            Ok(Ok(asked)) => asked,
             Ok(Err((status, cause))) => {
                 answer(&mut stream, status, cause).await;
-                return self.refused(caller, "", &Refused::new(status, cause));
+                return self.refused(&caller, "", &Refused::new(status, cause));
             }
-            Err(_) => return self.refused(caller, "", &Refused::new(408, "header_time")),
+            Err(_) => return self.refused(&caller, "", &Refused::new(408, "header_time")),
         };
-        let told = format!("{}:{}", target.0, target.1);
-        let wanted = Wanted::Both(&target.0, target.1);
-        let reached = match self.exit.egress.reach(&self.exit.listener.name, caller, wanted).await {
+        let told = format!("{}:{}", asked.host, asked.port);
+        let keys = self.exit.egress.shared.api_keys.as_ref();
+        caller.plan = keys.zip(asked.key.as_ref()).and_then(|(keys, key)| keys.plan(key));
+        let (wanted, key) = (Wanted::Both(&asked.host, asked.port), asked.key.as_deref());
+        let reached = match self.exit.egress.reach(&self.exit.listener.name, &caller, key, wanted).await {
             Ok(reached) => reached,
             Err(refused) => {
                 answer(&mut stream, refused.status, refused.cause).await;
-                return self.refused(caller, &told, &refused);
+                return self.refused(&caller, &told, &refused);
             }
         };
+        let caller = &caller;
         if stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.is_err() || stream.flush().await.is_err() {
             return;
         }
@@ -374,52 +369,6 @@ impl Tunnel<'_> {
         line.seconds("duration", self.begun.elapsed());
         line
     }
-}
-
-/// Host and port of a CONNECT; or a status and the cause.
-async fn head<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Result<(String, u16), (u16, &'static str)> {
-    const BAD: (u16, &str) = (400, "malformed_connect");
-    let mut bytes = Vec::with_capacity(512);
-    while !bytes.ends_with(b"\r\n\r\n") {
-        let byte = stream.read_u8().await.map_err(|_| BAD)?;
-        bytes.push(byte);
-        if bytes.len() > HEAD_MAX {
-            return Err((431, "header_bytes"));
-        }
-    }
-    let mut fields = [httparse::EMPTY_HEADER; 100];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(&bytes) {
-        Ok(httparse::Status::Complete(_)) if request.version == Some(1) => {}
-        _ => return Err(BAD),
-    }
-    if request.method != Some("CONNECT") {
-        return Err((405, "method"));
-    }
-    let target = request.path.unwrap_or_default();
-    let (host, port) = target.rsplit_once(':').ok_or(BAD)?;
-    let port = port.parse::<u16>().ok().filter(|_| port.bytes().all(|b| b.is_ascii_digit())).ok_or(BAD)?;
-    let fits = !host.is_empty() && crate::facts::is_host(host);
-    // A second name for the same request is one too many.
-    let hosts = request.headers.iter().filter(|it| it.name.eq_ignore_ascii_case("host"));
-    let agrees = hosts.into_iter().all(|it| {
-        it.value.eq_ignore_ascii_case(target.as_bytes()) || it.value.eq_ignore_ascii_case(host.as_bytes())
-    });
-    if fits && agrees && port > 0 { Ok((host.to_owned(), port)) } else { Err(BAD) }
-}
-
-async fn answer<S: AsyncWrite + Unpin>(stream: &mut S, status: u16, cause: &str) {
-    let reason =
-        http::StatusCode::from_u16(status).ok().and_then(|it| it.canonical_reason()).unwrap_or("Error");
-    let body = format!("{status} {reason}: {}\n", cause.replace('_', " "));
-    let again = if status == 503 { "Retry-After: 1\r\n" } else { "" };
-    let text = format!(
-        "HTTP/1.1 {status} {reason}\r\nContent-Type: text/plain; charset=utf-8\r\nContent-Length: {}\r\n{again}Connection: close\r\n\r\n{body}",
-        body.len()
-    );
-    // Whether it arrives is the client's luck.
-    let _ = stream.write_all(text.as_bytes()).await;
-    let _ = stream.shutdown().await;
 }
 
 #[async_trait]

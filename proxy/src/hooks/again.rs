@@ -6,6 +6,7 @@
 
 use crate::context::Context;
 use crate::proxy::Shared;
+use crate::targets::dial::SHARE;
 use banyan_routes::decide::Reason;
 use banyan_routes::ids::Side;
 use banyan_routes::table::Stage;
@@ -119,6 +120,10 @@ pub fn after_connect(
     ctx: &mut Context,
     mut error: Box<Error>,
 ) -> Box<Error> {
+    if *error.etype() == SHARE {
+        error.set_retry(true);
+        return error;
+    }
     let kind = kind(&error).unwrap_or(FailureKind::Connect);
     ctx.settle(true);
     error.set_retry(plan(shared, session, ctx, kind, true));

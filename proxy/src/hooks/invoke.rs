@@ -63,7 +63,7 @@ pub async fn run(
     let head = function.request(authority, &payload, Some(&trace), &credentials, now);
     let head = head.map_err(|error| Failure::unsent(Error::explain(ErrorType::InternalError, error)))?;
     let left = super::whole::left(ctx, false);
-    let answer = super::whole::send(shared, session, left, peer, head, Bytes::from(payload)).await?;
+    let answer = super::whole::send(shared, session, left, backend, peer, head, Bytes::from(payload)).await?;
     if !answer.head.status.is_success() {
         let (status, named) = (answer.head.status.as_u16(), text(&answer.head, "x-amzn-errortype"));
         let body = read(shared, session, ctx, answer, ERROR_MAX).await.unwrap_or_default();

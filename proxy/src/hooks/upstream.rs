@@ -1,13 +1,19 @@
 //! Phase 2: a prepared peer for the side that was chosen; once per try.
 //!
-//! Input: the decision. Output: a peer with the route's timeouts. Must not: resolve, lock or build TLS configuration.
+//! Input: the decision. Output: a peer with the route's timeouts, and a turn on a backend with a cap. Must not: resolve or build TLS
+//! configuration, or lock anything where there is no cap.
 
+use crate::answers::Cause;
+use crate::caps::{Closing, Full, Permit};
 use crate::context::{Context, Probe, Sent};
 use crate::hooks::again;
+use crate::live::Live;
 use crate::proxy::Shared;
-use crate::targets::backend::{BREAKER_OPEN, NO_ADDRESS};
+use crate::targets::backend::{BREAKER_OPEN, Endpoint, NO_ADDRESS, RunningBackend};
+use crate::targets::dial::Capped;
 use crate::targets::live_breaker::Admission;
 use crate::targets::tunnel::{self, TunnelConnect};
+use banyan_routes::egress::{Caller, may_send};
 use banyan_routes::file::Protocol;
 use banyan_routes::ids::Side;
 use banyan_routes::table::Timeouts;
@@ -16,13 +22,14 @@ use http::{Version, header};
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_error::{Error, ErrorType, Result};
 use pingora_proxy::Session;
+use std::os::fd::RawFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// A backend of hundreds of addresses that are all gone must not hold a request for all of them.
 const OTHER_ADDRESSES_MAX: usize = 3;
 
-pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
+pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box<HttpPeer>> {
     ctx.tries += 1;
     ctx.request_bytes = 0;
     if let Some(capture) = ctx.capture.as_mut().filter(|_| ctx.tries > 1) {
@@ -31,22 +38,20 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
     }
     let Some(live) = ctx.live.clone() else { return Err(Error::new_in(ErrorType::HTTPStatus(503))) };
     // What the last try was let through for is over.
-    ctx.probe = None;
+    (ctx.probe, ctx.in_use) = (None, None);
     let (backend, endpoint, probe) = loop {
         let side = ctx.decision.as_ref().map_or(Side::Legacy, |decision| decision.side);
         let number = ctx.route().and_then(|route| route.backend(side));
         let Some(backend) = number.map(|number| live.serving.backends[number as usize].clone()) else {
             return Err(Error::new_in(ErrorType::HTTPStatus(503)));
         };
-        let avoid = ctx.sent.as_ref().filter(|_| ctx.failed.is_some()).map(|sent| sent.endpoint.address);
-        let cause = match (backend.authorised(), backend.pick(avoid)) {
-            (Ok(()), Some(endpoint)) => match backend.admit() {
-                Admission::Free => break (backend, endpoint, false),
-                Admission::Probe => break (backend, endpoint, true),
-                Admission::Refused(_) => BREAKER_OPEN,
-            },
-            (Err(cause), _) => cause,
-            (Ok(()), None) => NO_ADDRESS,
+        if let Some(cause) = shut(shared, &live, ctx, &backend) {
+            ctx.cause = Some(cause);
+            return Err(Error::explain(ErrorType::HTTPStatus(403), cause));
+        }
+        let cause = match ready(ctx, &backend).await {
+            Ok((endpoint, probe)) => break (backend, endpoint, probe),
+            Err(cause) => cause,
         };
         if !again::fall_back(shared, ctx, FailureKind::Connect) {
             ctx.cause = Some(cause);
@@ -68,7 +73,7 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
     }
     if ctx.upgrade {
         peer.options.read_timeout = None;
-        peer.options.custom_l4 = Some(Arc::new(TunnelConnect { timeout: peer.options.connection_timeout }));
+        peer.options.custom_l4 = Some(Arc::new(TunnelConnect(backend.dial.clone())));
         peer.group_key ^= tunnel::GROUP;
     }
     let bodyless = ctx.whole
@@ -84,8 +89,72 @@ pub fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Result<Box
         ctx.other_addresses = backend.endpoints().len().saturating_sub(1).min(OTHER_ADDRESSES_MAX);
     }
     ctx.probe = probe.then(|| Probe(backend.clone()));
-    ctx.sent = Some(Sent { backend, endpoint: Arc::clone(&endpoint), at: Instant::now(), settled: false });
+    ctx.sent = Some(Sent::new(backend, endpoint, false));
     Ok(peer)
+}
+
+/// An address, and whether it is asked as a probe; or why nothing can be sent now.
+async fn ready(ctx: &mut Context, backend: &RunningBackend) -> Result<(Arc<Endpoint>, bool), Cause> {
+    // One that is kept for the last try would be waited for in vain.
+    ctx.permit = None;
+    backend.authorised()?;
+    if let Some(capped) = &backend.cap {
+        // In a box of its own: few backends have a cap.
+        ctx.permit = Some(Box::pin(turn(ctx, backend, capped)).await?);
+    }
+    let avoid = ctx.sent.as_ref().filter(|_| ctx.failed.is_some()).map(|sent| sent.endpoint.address);
+    let endpoint = backend.pick(avoid).ok_or(NO_ADDRESS)?;
+    match backend.admit() {
+        Admission::Free => Ok((endpoint, false)),
+        Admission::Probe => Ok((endpoint, true)),
+        Admission::Refused(_) => Err(BREAKER_OPEN),
+    }
+}
+
+/// Its turn among those that want a connection: in order for one caller, by turns between callers.
+async fn turn(ctx: &Context, backend: &RunningBackend, (cap, rule): &Capped) -> Result<Permit, Cause> {
+    let begun = Instant::now();
+    let total = ctx.route().and_then(|route| route.policy.timeouts.total);
+    let left = total.map_or(Duration::MAX, |total| total.saturating_sub(ctx.started.elapsed()));
+    let entering = async {
+        match &ctx.endpoint {
+            Some(endpoint) => cap.enter(rule, &**endpoint).await,
+            None => cap.enter(rule, &ctx.client.address).await,
+        }
+    };
+    let entered = tokio::time::timeout(left, entering).await.unwrap_or(Err(Full::Late));
+    backend.queue_seconds.observe(begun.elapsed().as_secs_f64());
+    entered.map_err(|full| match full {
+        Full::Queue => "backend_queue_full",
+        Full::Late => "backend_queue_timeout",
+    })
+}
+
+/// Why this caller may not be sent there, on a listener that has egress rules.
+fn shut(shared: &Shared, live: &Live, ctx: &Context, backend: &RunningBackend) -> Option<Cause> {
+    if !live.serving.exits.get(ctx.listener).is_some_and(|exit| *exit) {
+        return None;
+    }
+    let listener = shared.settings.listeners.get(ctx.listener).map_or("", |it| it.name.as_str());
+    let (address, endpoint) = (Some(ctx.client.address), ctx.endpoint.clone());
+    let caller = Caller { address, endpoint, ..Caller::default() };
+    let origins: Vec<_> = backend.origins.iter().map(|origin| (&*origin.host, origin.port)).collect();
+    may_send(&live.serving.table.egress, listener, &caller, &origins).err().map(|denied| denied.cause())
+}
+
+/// Which connection it has become: whoever rests on it now, it is this request's.
+pub fn connected(ctx: &mut Context, socket: RawFd) -> Result<()> {
+    let Some((cap, _)) = ctx.sent.as_ref().and_then(|sent| sent.backend.cap.as_ref()) else { return Ok(()) };
+    match cap.begin(socket) {
+        Ok(used) => ctx.in_use = used,
+        Err(Closing) => {
+            // It was closed for another one between the pool and here; nothing was sent.
+            let mut error = Error::explain(again::AGAIN, "closed for another connection");
+            error.set_retry(true);
+            return Err(error);
+        }
+    }
+    Ok(())
 }
 
 fn set_timeouts(peer: &mut HttpPeer, timeouts: &Timeouts, remaining: Option<Duration>) {

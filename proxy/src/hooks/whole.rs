@@ -12,6 +12,7 @@ use crate::hooks::held::{self, Held};
 use crate::hooks::{fail, invoke, reply, response, rewrite, upstream};
 use crate::proxy::Shared;
 use crate::targets::backend::RunningBackend;
+use crate::targets::dial::SHARE;
 use crate::targets::function::PAYLOAD_MAX;
 use banyan_routes::ids::Side;
 use bytes::Bytes;
@@ -59,7 +60,7 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
             return Ok(false);
         }
         again::pause(ctx).await;
-        let peer = match upstream::peer(shared, session, ctx) {
+        let peer = match upstream::peer(shared, session, ctx).await {
             Ok(peer) => *peer,
             Err(error) => return given_up(session, ctx, error, false).await,
         };
@@ -73,7 +74,7 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
         if begun || *error.esource() == ErrorSource::Downstream {
             return Err(error);
         }
-        if *error.etype() == AGAIN {
+        if *error.etype() == AGAIN || *error.etype() == SHARE {
             continue;
         }
         let replayable = ctx.route().is_some_and(|route| route.replayable(&session.req_header().method));
@@ -110,7 +111,7 @@ async fn one_try(
 ) -> Result<(), Tried> {
     let result = match &backend.function {
         Some(function) => invoke::run(shared, session, ctx, backend, function, peer, held).await,
-        None => forward(shared, session, ctx, peer, &held.bytes).await,
+        None => forward(shared, session, ctx, backend, peer, &held.bytes).await,
     };
     result.map_err(|failure| {
         let stale = failure.error.retry == pingora_error::RetryType::ReusedOnly && failure.sent;
@@ -173,12 +174,13 @@ async fn forward(
     shared: &Shared,
     session: &mut Session,
     ctx: &mut Context,
+    backend: &RunningBackend,
     peer: HttpPeer,
     body: &Bytes,
 ) -> Result<(), Failure> {
     let mut head = plain_head(session.req_header(), body.len()).map_err(Failure::unsent)?;
     rewrite::run(&mut head, ctx, body).map_err(Failure::unsent)?;
-    let mut answer = send(shared, session, left(ctx, false), peer, head, body.clone()).await?;
+    let mut answer = send(shared, session, left(ctx, false), backend, peer, head, body.clone()).await?;
     let head = answer.head.clone();
     let after = |error| Failure { error, sent: true };
     let begin = async {
@@ -217,12 +219,14 @@ pub async fn send(
     shared: &Shared,
     session: &mut Session,
     left: Option<Duration>,
+    backend: &RunningBackend,
     peer: HttpPeer,
     head: RequestHeader,
     body: Bytes,
 ) -> Result<Answer, Failure> {
     let client = &shared.supplies.client;
-    let sending = async { Ok(client.send(peer, head, body).await) };
+    let cap = backend.cap.as_ref().map(|(cap, _)| cap);
+    let sending = async { Ok(client.send_within(cap, peer, head, body).await) };
     match bounded(session, left, sending).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(failed)) => {

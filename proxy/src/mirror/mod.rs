@@ -27,7 +27,7 @@ use http::{Method, header};
 use judge::{Raw, judge};
 use pingora_error::{ErrorType, Result};
 use pingora_http::RequestHeader;
-use send::{Copy, Sender, Shadowed};
+use send::{Copy, NO_CONNECTION, Sender, Shadowed};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -120,6 +120,9 @@ impl Mirror {
         let Some(backend) = backend(exchange, route, side) else { return };
         if backend.shadow_breaker.is_open() {
             return drop_exchange(&self.metrics, exchange, Loss::Breaker);
+        }
+        if backend.cap.as_ref().is_some_and(|(cap, rule)| cap.try_enter(rule).is_none()) {
+            return drop_exchange(&self.metrics, exchange, Loss::Connections);
         }
         let ask = &exchange.ask;
         let again = || Copy {
@@ -256,7 +259,9 @@ impl Mirror {
             }
             Err(_) => "failed",
         };
-        backend.shadow_breaker.settle(sent.is_ok());
+        if sent.as_ref().err().is_none_or(|error| *error.etype() != NO_CONNECTION) {
+            backend.shadow_breaker.settle(sent.is_ok());
+        }
         self.metrics.shadow.with_label_values(&[&*route.id, word]).inc();
         sent.ok()
     }

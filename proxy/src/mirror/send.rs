@@ -3,6 +3,7 @@
 //! Input: the request as the client sent it, and a backend. Output: status, headers and a bounded body. Must not: use a
 //! connection, a retry or a byte that belongs to primary traffic.
 
+use crate::caps::Cap;
 use crate::client::exchange::{Answer as Answering, Client};
 use crate::context::{Context, Sent};
 use crate::hooks::invoke::payload;
@@ -28,6 +29,9 @@ use std::time::{Duration, Instant, SystemTime};
 pub const DEADLINE: Duration = Duration::from_secs(10);
 /// Connections of its own that may rest.
 const POOL: usize = 256;
+
+/// All connections of the backend are others'.
+pub const NO_CONNECTION: ErrorType = ErrorType::Custom("no connection to spare");
 
 /// What a copy was answered.
 pub struct Shadowed {
@@ -89,6 +93,10 @@ impl Sender {
         backend: &Arc<RunningBackend>,
     ) -> Result<Shadowed> {
         let endpoint = backend.pick(None).ok_or_else(|| Error::new(ErrorType::ConnectError))?;
+        let permit = match &backend.cap {
+            Some((cap, rule)) => Some(cap.try_enter(rule).ok_or_else(|| Error::new(NO_CONNECTION))?),
+            None => None,
+        };
         let mut peer = endpoint.peer.clone();
         let (connect, first_byte) = copy.timeouts.map_or((None, None), |it| (it.connect, it.first_byte));
         peer.options.connection_timeout = connect.or(Some(DEADLINE));
@@ -96,7 +104,9 @@ impl Sender {
         peer.options.read_timeout = Some(first_byte.map_or(DEADLINE, |it| it.min(DEADLINE)));
         peer.options.write_timeout = Some(DEADLINE);
         let at = Instant::now();
-        ctx.sent = Some(Sent { backend: backend.clone(), endpoint, at, settled: true });
+        let cap = backend.cap.as_ref().map(|(cap, _)| cap);
+        ctx.permit = permit;
+        ctx.sent = Some(Sent::new(backend.clone(), endpoint, true));
         let mut original = copy.head;
         // Conditions and ranges ask for less than the answer that is to be compared.
         for name in CONDITIONS {
@@ -105,15 +115,15 @@ impl Sender {
         match &backend.function {
             Some(function) => {
                 let event = payload(&original, copy.http2, &ctx, backend, function, &copy.body)?;
-                let called = self.invoke(function, &ctx, peer, event, copy.max).await?;
+                let called = self.invoke(function, &ctx, cap, peer, event, copy.max).await?;
                 Ok(Shadowed { took: at.elapsed(), ..called })
             }
             None => {
                 let mut head = plain_head(&original, copy.body.len())?;
                 rewrite::run(&mut head, &mut ctx, &copy.body)?;
                 let sent = match is_safe(&head.method) {
-                    true => self.client.send_safe(peer, head, copy.body).await,
-                    false => self.client.send(peer, head, copy.body).await,
+                    true => self.client.send_safe(cap, peer, head, copy.body).await,
+                    false => self.client.send_within(cap, peer, head, copy.body).await,
                 };
                 let answer = sent.map_err(|failed| failed.error)?;
                 let took = at.elapsed();
@@ -142,6 +152,7 @@ impl Sender {
         &self,
         function: &RunningFunction,
         ctx: &Context,
+        cap: Option<&Arc<Cap>>,
         peer: HttpPeer,
         event: Vec<u8>,
         max: usize,
@@ -153,7 +164,7 @@ impl Sender {
         let head =
             function.request(authority, &event, None, &credentials, now).map_err(|text| failed(&text))?;
         let answered =
-            self.client.send(peer, head, Bytes::from(event)).await.map_err(|failed| failed.error)?;
+            self.client.send_within(cap, peer, head, event.into()).await.map_err(|failed| failed.error)?;
         let ok =
             answered.head.status.is_success() && !answered.head.headers.contains_key("x-amz-function-error");
         let (status, named) =

@@ -15,6 +15,10 @@ impl Reloader {
         };
         for backend in self.serving.iter().flat_map(|serving| &serving.backends) {
             backend.show_breaker();
+            let (id, now) = (&*backend.definition.id, backend.connections());
+            for (state, count) in [("in_use", now.in_use), ("idle", now.idle), ("queued", now.queued)] {
+                self.metrics.connections.open.with_label_values(&[id, state]).set(i64::from(count));
+            }
         }
         self.metrics.store_up.set(i64::from(up));
         self.metrics.controller.set(i64::from(leads));

@@ -36,7 +36,6 @@ use banyan_routes::problem::{Place, Problem, Report, Source, report};
 use banyan_routes::read::ReadCache;
 use banyan_routes::rule_tests::compile_and_test;
 use banyan_routes::state::{State, WayBack, in_force};
-use banyan_routes::support::unsupported;
 use banyan_routes::table::{Route, RouteTable, Writes};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -186,7 +185,6 @@ impl Reloader {
         let files = self.read(sources)?;
         let (table, warnings) = compile_and_test(&files)?;
         let refused = [
-            unsupported(&files),
             self.unknown_listeners(&table),
             self.unfit_exits(&table),
             self.unknown_verifiers(&table),
@@ -209,7 +207,8 @@ impl Reloader {
         let routes = self.runtimes(&table);
         let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
         let (ceilings, limits) = (self.ceilings(&table), self.limits(&table));
-        let serving = Serving { table, files, backends, routes, identities, ceilings, limits };
+        let (ways, exits) = (self.ways(&table), self.exits(&table));
+        let serving = Serving { table, files, backends, routes, identities, ceilings, limits, ways, exits };
         Ok((Some(Arc::new(serving)), warnings))
     }
 

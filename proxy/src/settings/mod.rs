@@ -10,6 +10,7 @@ mod limits;
 mod secrets;
 mod state;
 mod tokens;
+mod resolvers;
 mod webhooks;
 
 pub use api_keys::{ApiKey, ApiKeys};
@@ -23,6 +24,7 @@ pub use webhooks::{Event, Webhook};
 
 use crate::aws::endpoint::{AwsSettings, Price};
 use crate::aws::secrets::Secrets;
+use crate::client::dns::Zone;
 use banyan_routes::backend::Origin;
 use banyan_routes::locate::locate;
 use banyan_routes::units::{Percent, Span};
@@ -65,6 +67,8 @@ struct Raw {
     drain: RawDrain,
     #[serde(default)]
     webhooks: Vec<webhooks::RawWebhook>,
+    #[serde(default)]
+    resolvers: Vec<resolvers::RawResolver>,
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -222,6 +226,7 @@ pub struct Settings {
     /// `None`: state is this process's own.
     pub fleet: Option<FleetSettings>,
     pub webhooks: Vec<Webhook>,
+    pub zones: Vec<Zone>,
     pub rules_dir: PathBuf,
     pub watch: Watch,
     pub state_dir: PathBuf,
@@ -358,6 +363,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         tokens,
         fleet,
         webhooks,
+        zones: resolvers::lower(raw.resolvers)?,
         rules_dir: flags.rules.clone().or(rules.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("rules")),
         watch: rules.watch.unwrap_or_default(),
         state_dir: flags.state.clone().or(state.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("state")),

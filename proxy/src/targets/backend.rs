@@ -6,14 +6,16 @@
 
 use crate::aws::credentials::CredentialStore;
 use crate::aws::sign::{self, Scope};
+use crate::caps::Figures;
 use crate::targets::breaker::{Breaker, millis};
+use crate::targets::dial::{Capped, Dial};
 use crate::targets::function::RunningFunction;
 use crate::targets::live_breaker::{Admission, LiveBreaker};
 use crate::targets::supplies::{BreakerNews, Supplies};
 use crate::targets::tls_files;
 use crate::targets::token::RunningToken;
 use arc_swap::ArcSwap;
-use banyan_routes::backend::{Backend, HostMode, Origin, OutlierRule, Signature, Target};
+use banyan_routes::backend::{Backend, HostMode, Origin, OutlierRule, Signature, Sources, Target};
 use banyan_routes::file::Protocol;
 use banyan_routes::ids::PPM;
 use pingora_core::protocols::TcpKeepalive;
@@ -35,7 +37,7 @@ use tokio::sync::mpsc::UnboundedSender;
 const POOL_IDLE: Duration = Duration::from_secs(50);
 
 /// Streams on one HTTP/2 connection; 100 is what servers allow at the least.
-const H2_STREAMS: usize = 100;
+pub const H2_STREAMS: usize = 100;
 
 /// Longer than so many times its time no address is left out.
 const EJECTIONS_MAX: u32 = 10;
@@ -73,6 +75,14 @@ pub struct RunningBackend {
     ca: Option<Arc<[WrappedX509]>>,
     client: Option<Arc<CertKey>>,
     pub response_seconds: Histogram,
+    pub dial: Arc<Dial>,
+    /// How checks of health connect.
+    pub checks: Arc<Dial>,
+    /// Where the rules give it one.
+    pub cap: Option<Capped>,
+    pub queue_seconds: Histogram,
+    /// Requests sent and not yet answered to the end.
+    pub under_way: AtomicU32,
     /// Set when it is a function.
     pub function: Option<RunningFunction>,
     /// Set when requests to its URLs are signed.
@@ -131,6 +141,11 @@ impl RunningBackend {
         let token = definition.token.as_ref().map(|token| Arc::new(RunningToken::new(token, base)));
         let response_seconds = supplies.metrics.upstream_duration.with_label_values(&[&*definition.id]);
         let endpoints = ArcSwap::from_pointee(Vec::new());
+        let cap = definition.connections.as_ref().map(|rule| {
+            let cap = supplies.caps.of(rule, &format!("backend {}", definition.id));
+            (cap, rule.clone())
+        });
+        let dial = Dial::new(&definition.sources, cap.clone(), &definition.id, &supplies.metrics);
         Ok(RunningBackend {
             definition: definition.clone(),
             origins,
@@ -139,6 +154,11 @@ impl RunningBackend {
             ca,
             client,
             response_seconds,
+            checks: Arc::new(dial.uncapped()),
+            dial: Arc::new(dial),
+            cap,
+            queue_seconds: supplies.metrics.connections.queue.with_label_values(&[&*definition.id]),
+            under_way: AtomicU32::new(0),
             function,
             signature,
             token,
@@ -195,6 +215,7 @@ impl RunningBackend {
             (Protocol::Auto, false) | (Protocol::H1, _) | (Protocol::H2c, true) => ALPN::H1,
         };
         options.ca = self.ca.clone();
+        options.custom_l4 = Some(self.dial.clone());
         options.idle_timeout = Some(POOL_IDLE);
         options.max_h2_streams = H2_STREAMS;
         // Found dead after 60 + 3 x 10 s, before a NAT or an NLB (350 s) forgets the flow.
@@ -202,8 +223,12 @@ impl RunningBackend {
             (Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(90));
         options.tcp_keepalive = Some(TcpKeepalive { idle, interval, count: 3, user_timeout });
         // The pool's own key leaves out authorities and ALPN: without this, two backends on one address would share
-        // connections that were verified differently.
+        // connections that were verified differently, or are counted elsewhere.
         let mut hash = DefaultHasher::new();
+        let Sources { addresses, ports } = &self.definition.sources;
+        let counted =
+            self.definition.connections.as_ref().map(|it| it.pool.as_deref().ok_or(&self.definition.id));
+        (addresses, ports, counted).hash(&mut hash);
         (&tls.ca, &tls.client, &tls.server_name, self.definition.protocol as u8).hash(&mut hash);
         peer.group_key = hash.finish();
         let authority = origin.authority().into();
@@ -220,7 +245,7 @@ impl RunningBackend {
     }
 
     /// The next healthy address, round robin. `avoid` is the one that just failed; it is taken again only when it is the
-    /// only one.
+    /// only one. Where a cap leaves no room for another connection, the address where one rests goes first.
     pub fn pick(&self, avoid: Option<SocketAddr>) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
         let healthy =
@@ -229,11 +254,30 @@ impl RunningBackend {
         let candidates = || endpoints.iter().filter(healthy);
         let count = candidates().count();
         let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
+        if let Some(at) =
+            self.cap.as_ref().and_then(|(cap, _)| cap.rests_at()).filter(|it| Some(*it) != avoid)
+            && let Some(endpoint) = candidates().find(|endpoint| endpoint.address == at)
+        {
+            return Some(endpoint.clone());
+        }
         let first = candidates().nth(turn)?;
         if Some(first.address) != avoid {
             return Some(first.clone());
         }
         Some(candidates().nth((turn + 1) % count).unwrap_or(first).clone())
+    }
+
+    /// Connections as they are now.
+    pub fn connections(&self) -> Figures {
+        match &self.cap {
+            Some((cap, _)) => cap.figures(),
+            None => {
+                let open = self.dial.open();
+                // Over HTTP/2 many requests share one.
+                let in_use = self.under_way.load(Ordering::Relaxed).min(open);
+                Figures { in_use, idle: open - in_use, queued: 0 }
+            }
+        }
     }
 
     /// Whether a request could be sent now.

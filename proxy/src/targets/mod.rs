@@ -6,6 +6,7 @@ pub mod token;
 pub mod function;
 pub mod breaker;
 pub mod live_breaker;
+pub mod dial;
 pub mod tunnel;
 pub mod backend;
 pub mod resolve;

@@ -5,7 +5,8 @@
 use crate::aws::credentials::CredentialStore;
 use crate::aws::endpoint::AwsSettings;
 use crate::aws::secrets::SecretsManager;
-use crate::client::dns::Resolver;
+use crate::caps::Caps;
+use crate::client::dns::{Resolver, Zone};
 use crate::client::exchange::Client;
 use crate::metrics::Metrics;
 use std::sync::{Arc, OnceLock};
@@ -19,6 +20,7 @@ pub struct Supplies {
     pub aws: AwsSettings,
     pub secrets: Arc<SecretsManager>,
     pub metrics: Arc<Metrics>,
+    pub caps: Caps,
     /// For breakers that are shared; set where there is a fleet.
     pub news: OnceLock<UnboundedSender<BreakerNews>>,
 }
@@ -28,9 +30,9 @@ pub type BreakerNews = (Box<str>, Option<Duration>);
 
 impl Supplies {
     /// Call inside a tokio runtime.
-    pub fn new(aws: &AwsSettings, metrics: Arc<Metrics>, pool: usize) -> Supplies {
+    pub fn new(aws: &AwsSettings, zones: &[Zone], metrics: Arc<Metrics>, pool: usize) -> Supplies {
         let client = Arc::new(Client::new(pool));
-        let resolver = Arc::new(Resolver::new());
+        let resolver = Arc::new(Resolver::new(zones));
         let region = aws.region.clone();
         let credentials = CredentialStore::new(client.clone(), resolver.clone(), region, metrics.clone());
         let (credentials, aws) = (Arc::new(credentials), aws.clone());
@@ -42,6 +44,7 @@ impl Supplies {
             aws,
             secrets: Arc::new(secrets),
             metrics,
+            caps: Caps::default(),
             news: OnceLock::new(),
         }
     }

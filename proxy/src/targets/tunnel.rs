@@ -6,6 +6,7 @@
 //! The framework takes the end of the upgrade request's empty body for the end of the tunnel when the 101 is read before it (its issue
 //! 946): with a quick backend, one websocket in some hundreds closes at once.
 
+use crate::targets::dial::{Dial, traced};
 use async_trait::async_trait;
 use pingora_core::connectors::l4::Connect;
 use pingora_core::protocols::l4::socket::SocketAddr;
@@ -14,8 +15,8 @@ use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSo
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
@@ -23,32 +24,16 @@ use tokio::net::TcpStream;
 pub const GROUP: u64 = 0x7765_6273_6f63_6b65;
 
 #[derive(Debug)]
-pub struct TunnelConnect {
-    /// The framework's own does not reach this far.
-    pub timeout: Option<Duration>,
-}
+pub struct TunnelConnect(pub Arc<Dial>);
 
 #[async_trait]
 impl Connect for TunnelConnect {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
         let address = address.as_inet().ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
-        let connecting = TcpStream::connect(address);
-        let connected = match self.timeout {
-            Some(timeout) => tokio::time::timeout(timeout, connecting)
-                .await
-                .map_err(|_| Error::new_up(ErrorType::ConnectTimedout))?,
-            None => connecting.await,
-        };
-        let refused = |error: &io::Error| match error.kind() {
-            io::ErrorKind::ConnectionRefused => ErrorType::ConnectRefused,
-            _ => ErrorType::ConnectError,
-        };
-        let stream = match connected {
-            Ok(stream) => stream,
-            Err(error) => return Err(Error::because(refused(&error), "websocket", error).into_up()),
-        };
+        let (stream, counted) = self.0.tcp(address).await.map_err(Error::into_up)?;
         stream.set_nodelay(true).or_err(ErrorType::SocketError, "TCP_NODELAY")?;
-        Ok(Stream::from(VirtualSocketStream::new(Box::new(Patient { stream, wrote: false }))))
+        let patient = VirtualSocketStream::new(Box::new(Patient { stream, wrote: false }));
+        Ok(traced(Stream::from(patient), counted))
     }
 }
 

@@ -4,7 +4,7 @@
 //! place, so that routes naming it are not blamed. Must not: resolve names or open files.
 
 use super::{Lowering, ReadFile};
-use crate::backend::{Backend, BackendTls, Health, HostMode, Origin, Target};
+use crate::backend::{Backend, BackendTls, Health, HostMode, Origin, Sources, Target};
 use crate::bucket::cohort_seed;
 use crate::file::{self, Protocol};
 use crate::pattern::HostPattern;
@@ -96,16 +96,8 @@ impl Lowering {
         };
         let tls = self.backend_tls(file, at, raw, &target);
         let health = raw.health.as_ref().map(|health| self.health(file, at, health));
-        if let Some(connections) = &raw.connections
-            && connections.max == 0
-        {
-            self.error(
-                "connections_zero",
-                file,
-                format_args!("{at}.connections.max"),
-                "no connection at all is allowed",
-                "1 or more",
-            );
+        if let Some(connections) = &raw.connections {
+            self.connections(file, format_args!("{at}.connections"), connections);
         }
         let sign = raw.sign.as_ref().map(|sign| self.signature(file, at, sign, &target));
         let token = self.token(file, at, raw);
@@ -121,6 +113,7 @@ impl Lowering {
             breaker: raw.breaker.as_deref().map(|breaker| self.breaker(file, at, breaker)),
             outliers: raw.outliers.as_ref().map(|outliers| self.outliers(file, at, outliers)),
             connections: raw.connections.clone(),
+            sources: Sources { addresses: raw.bind.clone(), ports: raw.source_ports },
             sign,
             token,
             path_prefix,

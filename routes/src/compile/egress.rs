@@ -3,8 +3,10 @@
 //! Input: `egress` of all files. Output: rules in the order of their files. Must not: know which listeners there are; the process does.
 
 use super::{Lowering, ReadFile};
+use crate::backend::Sources;
 use crate::egress::{Callers, EgressRule, To};
-use crate::file;
+use crate::file::{self, Connections};
+use std::fmt;
 
 impl Lowering {
     pub(super) fn egress_rules(&mut self, files: &[ReadFile]) {
@@ -22,14 +24,14 @@ impl Lowering {
                         "an id of its own",
                     );
                 }
-                let callers = &rule.callers;
-                if callers.vpce.is_empty() && callers.cidr.is_empty() && callers.client_cert.is_empty() {
+                let lowered = lowered((file as u32, number as u32), rule);
+                if lowered.callers.are_nobody() {
                     self.error(
                         "egress_callers",
                         file,
                         format_args!("{at}.callers"),
                         "no caller is named, so nobody may use this",
-                        "`vpce`, `cidr` or `client_cert`",
+                        "`vpce`, `cidr`, `client_cert` or `plan`",
                     );
                 }
                 if rule.to.host.is_some() != rule.to.domains.is_empty() {
@@ -66,11 +68,33 @@ impl Lowering {
                         );
                     }
                 }
-                if rule.via.as_ref().and_then(|via| via.connections.as_ref()).is_some_and(|it| it.max == 0) {
-                    let path = format_args!("{at}.via.connections.max");
-                    self.error("connections_zero", file, path, "nobody gets through", "1 or more");
+                if let Some(connections) = &lowered.connections {
+                    self.connections(file, format_args!("{at}.via.connections"), connections);
                 }
-                self.egress.push(lowered((file as u32, number as u32), rule));
+                self.egress.push(lowered);
+            }
+        }
+    }
+}
+
+impl Lowering {
+    /// Of a backend or a rule; all that share a pool must mean the same by it.
+    pub(super) fn connections(&mut self, file: usize, at: fmt::Arguments<'_>, it: &Connections) {
+        if it.max == 0 {
+            let path = format_args!("{at}.max");
+            self.error("connections_zero", file, path, "nobody gets through", "1 or more");
+        }
+        let Some(pool) = &it.pool else { return };
+        self.name("pool", file, format_args!("{at}.pool"), pool);
+        match self.pools.get(pool) {
+            None => {
+                self.pools.insert(pool.clone(), it.clone());
+            }
+            Some(first) if first == it => {}
+            Some(first) => {
+                let text = format!("the pool `{pool}` has other figures elsewhere");
+                let expected = format!("`max: {}` and the same queue everywhere", first.max);
+                self.error("pool_differs", file, format_args!("{at}.pool"), text, &expected);
             }
         }
     }
@@ -87,6 +111,7 @@ fn lowered(origin: (u32, u32), rule: &file::Egress) -> EgressRule {
             endpoints: boxed(&rule.callers.vpce),
             networks: rule.callers.cidr.clone(),
             certificates: boxed(&rule.callers.client_cert),
+            plans: boxed(&rule.callers.plan),
         },
         to: match &rule.to.host {
             Some(host) => To::Host(lower(host)),
@@ -94,7 +119,10 @@ fn lowered(origin: (u32, u32), rule: &file::Egress) -> EgressRule {
         },
         ports: rule.to.ports.clone(),
         sni: rule.to.sni.is_some(),
-        bind: via.map(|via| via.bind.clone()).unwrap_or_default(),
+        sources: via.map_or_else(Sources::default, |via| Sources {
+            addresses: via.bind.clone(),
+            ports: via.source_ports,
+        }),
         connections: via.and_then(|via| via.connections.clone()),
         origin,
     }

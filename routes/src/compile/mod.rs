@@ -14,7 +14,7 @@ mod serverless;
 
 use crate::backend::{Backend, HostMode, Target};
 use crate::egress::EgressRule;
-use crate::file::{self, Defaults, Priority, RuleFile};
+use crate::file::{self, Connections, Defaults, Priority, RuleFile};
 use crate::guard::Guard;
 use crate::ids::{DEFAULT_ROUTE, Revision, Side, valid_name};
 use crate::lookup::{Entry, Index};
@@ -106,6 +106,8 @@ struct Lowering {
     base: Arc<Policy>,
     routes: Vec<Route>,
     egress: Vec<EgressRule>,
+    /// Budgets of connections by their names, as they are first met.
+    pools: HashMap<String, Connections>,
     /// Ids of all routes of all files, with their place: for duplicates and `after`.
     route_ids: HashMap<String, (usize, usize)>,
 }

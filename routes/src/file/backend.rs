@@ -4,9 +4,10 @@
 
 use super::{Architecture, Payload, Protocol, TokenSource};
 use crate::forms::UniqueMap;
-use crate::units::{ByteSize, Percent, Span};
+use crate::units::{ByteSize, Percent, PortRange, Span};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::net::IpAddr;
 
 shapes! {
     /// A named place that requests can be sent to.
@@ -19,6 +20,12 @@ shapes! {
         pub tls: Option<BackendTls>,
         pub protocol: Option<Protocol>,
         pub connections: Option<Connections>,
+        /// Addresses of this machine to connect from, by turns; the kernel's choice when absent.
+        #[serde(default)]
+        #[schemars(with = "Vec<String>")]
+        pub bind: Vec<IpAddr>,
+        /// Ports to connect from, such as `20000-29999`; the kernel's range when absent.
+        pub source_ports: Option<PortRange>,
         pub health: Option<Health>,
         /// When it fails, it is left alone for a while.
         pub breaker: Option<Box<Breaker>>,
@@ -83,8 +90,12 @@ shapes! {
     /// A hard cap of connections, then a bounded queue.
     pub struct Connections {
         pub max: u32,
+        /// So many may wait; as many as `max` when absent.
         pub queue: Option<u32>,
+        /// 1s when absent.
         pub queue_wait: Option<Span>,
+        /// All backends and egress rules that name the same pool share its connections.
+        pub pool: Option<String>,
     }
 
     /// Active checks: a GET of `path` on every address; 200 to 399 is healthy.

@@ -6,7 +6,7 @@
 use crate::forms::{OneOrMany, UniqueMap, given};
 use crate::ids::Side;
 use crate::terms::{Condition, FailureKind, KeySource, LatencyBound, Parity, RateBound};
-use crate::units::{ByteSize, Percent, Rate, Span};
+use crate::units::{ByteSize, Percent, PortRange, Rate, Span};
 use crate::values::{Step, ValueMatch};
 use ipnet::IpNet;
 use schemars::JsonSchema;
@@ -356,6 +356,9 @@ shapes! {
         pub cidr: Vec<IpNet>,
         #[serde(default)]
         pub client_cert: Vec<String>,
+        /// Plans of API keys; the key comes in Proxy-Authorization.
+        #[serde(default)]
+        pub plan: Vec<String>,
     }
 
     pub struct Destination {
@@ -370,6 +373,8 @@ shapes! {
         #[serde(default)]
         #[schemars(with = "Vec<String>")]
         pub bind: Vec<std::net::IpAddr>,
+        /// Ports to connect from, such as `20000-29999`; the kernel's range when absent.
+        pub source_ports: Option<PortRange>,
         pub connections: Option<Connections>,
     }
 }

@@ -1,0 +1,371 @@
+//! How many connections lead to one place, and who is next when there are too many.
+//!
+//! Input: callers that want one, and sockets as they are opened, used, left alone and closed. Output: a permit, in turn, or why not; room for a
+//! socket, made by closing one that rests. Must not: let more sockets be open than was said, let one caller's queue keep another's waiting, or let
+//! anybody wait longer than was said.
+//!
+//! A permit is the right to use a connection; a place is a connection that is open, used or not. There are as many of both (more permits where
+//! connections carry many requests), so whoever has a permit and no connection finds a place, or one that rests and can be closed for it.
+
+use banyan_routes::file::Connections;
+use rustix::net::{Shutdown, shutdown};
+use std::collections::{HashMap, VecDeque};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{Notify, oneshot};
+
+/// How long somebody waits where the rule does not say.
+const WAIT_DEFAULT: Duration = Duration::from_secs(1);
+
+/// Why there is no connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Full {
+    /// So many wait already.
+    Queue,
+    /// Its turn did not come in time.
+    Late,
+}
+
+/// All caps of a process, by name: they go on over a reload, with what is open.
+#[derive(Debug, Default)]
+pub struct Caps {
+    all: Mutex<HashMap<Box<str>, Arc<Cap>>>,
+}
+
+impl Caps {
+    /// Of the pool that is named, or of its owner alone.
+    pub fn of(&self, rule: &Connections, owner: &str) -> Arc<Cap> {
+        let name = rule.pool.as_ref().map_or_else(|| owner.into(), |pool| format!("pool {pool}"));
+        let mut all = self.all.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(cap) = all.get(&*name) {
+            return cap.clone();
+        }
+        // What nobody has any more is gone with the rules that named it.
+        all.retain(|_, cap| Arc::strong_count(cap) > 1);
+        all.entry(name.into()).or_default().clone()
+    }
+}
+
+#[derive(Debug, Default)]
+pub struct Cap {
+    state: Mutex<State>,
+    left: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// By the rules of whoever came last.
+    max: u32,
+    /// Requests at one time on a connection; 0 and 1 are the same.
+    width: u32,
+    used: u32,
+    waiting: u32,
+    /// Callers that wait, each once, in the order of their turns.
+    turns: VecDeque<Box<str>>,
+    queues: HashMap<Box<str>, VecDeque<oneshot::Sender<Permit>>>,
+    open: u32,
+    serial: u64,
+    /// Those that may rest between requests.
+    sockets: HashMap<RawFd, Socket>,
+}
+
+#[derive(Debug)]
+struct Socket {
+    /// Descriptors are used again, this is not.
+    serial: u64,
+    /// The same socket once more: to be closed by whoever needs its place. Without a descriptor to spare it is never closed for that.
+    handle: Option<OwnedFd>,
+    to: Option<SocketAddr>,
+    users: u32,
+    /// Nobody has had it yet; whoever opened it is about to.
+    fresh: bool,
+    closing: bool,
+}
+
+impl Socket {
+    fn rests(&self) -> bool {
+        self.users == 0 && !self.fresh && !self.closing && self.handle.is_some()
+    }
+}
+
+/// Connections of a cap, and who waits.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Figures {
+    pub in_use: u32,
+    pub idle: u32,
+    pub queued: u32,
+}
+
+/// Given back when it is dropped: to whoever is next.
+#[derive(Debug)]
+pub struct Permit {
+    cap: Option<Arc<Cap>>,
+}
+
+/// A socket's, until it is dropped.
+#[derive(Debug)]
+pub struct Place {
+    cap: Arc<Cap>,
+    socket: Option<RawFd>,
+}
+
+/// A request's, on a socket.
+#[derive(Debug)]
+pub struct Use {
+    cap: Arc<Cap>,
+    socket: RawFd,
+    serial: u64,
+}
+
+/// The socket was given up for another one in the meantime, or has ended.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closing;
+
+/// There is no room for another connection, but one that takes more requests.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Shared;
+
+impl Cap {
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn figures(&self) -> Figures {
+        let state = self.lock();
+        let idle = state.sockets.values().filter(|socket| socket.rests()).count() as u32;
+        Figures { in_use: state.open.saturating_sub(idle), idle, queued: state.waiting }
+    }
+
+    /// In the order they came for one caller, by turns between callers.
+    pub async fn enter(
+        self: &Arc<Self>,
+        rule: &Connections,
+        caller: &(impl Display + ?Sized),
+    ) -> Result<Permit, Full> {
+        let turn = {
+            let mut state = self.lock();
+            state.max = rule.max;
+            if state.waiting == 0 && state.used < state.permits() {
+                state.used += 1;
+                return Ok(Permit { cap: Some(self.clone()) });
+            }
+            if state.waiting >= rule.queue.unwrap_or(rule.max) {
+                return Err(Full::Queue);
+            }
+            state.wait(&caller.to_string())
+        };
+        // The rules may have become wider since.
+        self.hand_out();
+        let wait = rule.queue_wait.map_or(WAIT_DEFAULT, |span| span.0);
+        match tokio::time::timeout(wait, turn).await {
+            Ok(Ok(permit)) => Ok(permit),
+            // Dropping our end first: a permit that comes meanwhile goes on to the next.
+            Ok(Err(_)) | Err(_) => {
+                self.lock().forget(&caller.to_string());
+                Err(Full::Late)
+            }
+        }
+    }
+
+    /// For who can do without: only when nobody waits.
+    pub fn try_enter(self: &Arc<Self>, rule: &Connections) -> Option<Permit> {
+        let mut state = self.lock();
+        state.max = rule.max;
+        let free = state.waiting == 0 && state.used < state.permits();
+        state.used += u32::from(free);
+        free.then(|| Permit { cap: Some(self.clone()) })
+    }
+
+    /// Requests at one time on each connection, as it turned out.
+    pub fn carries(self: &Arc<Self>, requests: u32) {
+        let mut state = self.lock();
+        if state.width < requests {
+            state.width = requests;
+            drop(state);
+            self.hand_out();
+        }
+    }
+
+    /// Where a connection rests, when no other can be opened without closing one.
+    pub fn rests_at(&self) -> Option<SocketAddr> {
+        let state = self.lock();
+        let resting = || state.sockets.values().find(|socket| socket.rests());
+        resting().filter(|_| state.open >= state.max)?.to
+    }
+
+    /// Waits until a socket may be opened; who rests makes room. Bounded by whoever connects.
+    pub async fn place(self: &Arc<Self>, rule: &Connections, to: &SocketAddr) -> Result<Place, Shared> {
+        loop {
+            let mut left = pin!(self.left.notified());
+            left.as_mut().enable();
+            {
+                let mut state = self.lock();
+                if state.take_place(rule.max) {
+                    return Ok(Place { cap: self.clone(), socket: None });
+                }
+                if state.is_shared(to) {
+                    return Err(Shared);
+                }
+                state.make_room();
+            }
+            left.await;
+        }
+    }
+
+    /// A request begins on a socket; `None` where it is nobody else's either.
+    pub fn begin(self: &Arc<Self>, socket: RawFd) -> Result<Option<Use>, Closing> {
+        let mut state = self.lock();
+        if socket < 0 {
+            return Ok(None);
+        }
+        let known = state.sockets.get_mut(&socket).filter(|known| !known.closing).ok_or(Closing)?;
+        known.fresh = false;
+        known.users += 1;
+        Ok(Some(Use { cap: self.clone(), socket, serial: known.serial }))
+    }
+
+    /// Gives permits to those who wait, as long as there are any.
+    fn hand_out(self: &Arc<Self>) {
+        loop {
+            let next = {
+                let mut state = self.lock();
+                if state.used >= state.permits() {
+                    return;
+                }
+                let Some(next) = state.next() else { return };
+                state.used += 1;
+                next
+            };
+            if let Err(mut back) = next.send(Permit { cap: Some(self.clone()) }) {
+                // It waits no longer; its permit is ours again.
+                back.cap = None;
+                self.lock().used -= 1;
+            }
+        }
+    }
+}
+
+impl State {
+    fn permits(&self) -> u32 {
+        self.max.saturating_mul(self.width.max(1))
+    }
+
+    fn wait(&mut self, caller: &str) -> oneshot::Receiver<Permit> {
+        let (sender, turn) = oneshot::channel();
+        self.waiting += 1;
+        match self.queues.get_mut(caller) {
+            Some(queue) => queue.push_back(sender),
+            None => {
+                self.queues.insert(caller.into(), VecDeque::from([sender]));
+                self.turns.push_back(caller.into());
+            }
+        }
+        turn
+    }
+
+    /// Takes those out of a caller's queue who wait no longer.
+    fn forget(&mut self, caller: &str) {
+        let Some(queue) = self.queues.get_mut(caller) else { return };
+        let before = queue.len();
+        queue.retain(|sender| !sender.is_closed());
+        self.waiting -= (before - queue.len()) as u32;
+        if queue.is_empty() {
+            self.queues.remove(caller);
+            self.turns.retain(|it| **it != *caller);
+        }
+    }
+
+    /// The next in turn; `None`: nobody waits.
+    fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
+        let caller = self.turns.pop_front()?;
+        let queue = self.queues.get_mut(&caller)?;
+        let sender = queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(&caller);
+        } else {
+            self.turns.push_back(caller);
+        }
+        self.waiting -= u32::from(sender.is_some());
+        sender
+    }
+
+    fn take_place(&mut self, max: u32) -> bool {
+        self.max = max;
+        let free = self.open < max;
+        self.open += u32::from(free);
+        free
+    }
+
+    /// There is a connection to that address which takes more requests.
+    fn is_shared(&self, to: &SocketAddr) -> bool {
+        let there = |socket: &Socket| socket.to == Some(*to) && !socket.closing;
+        self.width > 1 && self.sockets.values().any(there)
+    }
+
+    fn make_room(&mut self) {
+        let leaving = self.sockets.values().filter(|socket| socket.closing).count() as u32;
+        // One that is on its way out already is waited for before another one has to go.
+        if leaving == 0
+            && let Some(socket) = self.sockets.values_mut().find(|socket| socket.rests())
+        {
+            socket.closing = true;
+            // Whoever keeps it sees its end and drops it; one that has ended by itself is dropped as well.
+            let _ = socket.handle.as_ref().map(|handle| shutdown(handle, Shutdown::Both));
+        }
+    }
+}
+
+impl Place {
+    /// It may rest between requests from now on, and be closed while it does.
+    pub fn pooled(&mut self, socket: &impl AsFd, to: Option<SocketAddr>) {
+        let number = socket.as_fd().as_raw_fd();
+        let handle = socket.as_fd().try_clone_to_owned().ok();
+        let mut state = self.cap.lock();
+        state.serial += 1;
+        let serial = state.serial;
+        state.sockets.insert(number, Socket { serial, handle, to, users: 0, fresh: true, closing: false });
+        self.socket = Some(number);
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut state = self.cap.lock();
+        if let Some(socket) = self.socket {
+            state.sockets.remove(&socket);
+        }
+        state.open -= 1;
+        drop(state);
+        self.cap.left.notify_waiters();
+    }
+}
+
+impl Drop for Use {
+    fn drop(&mut self) {
+        let mut state = self.cap.lock();
+        let Some(socket) = state.sockets.get_mut(&self.socket).filter(|it| it.serial == self.serial) else {
+            return;
+        };
+        socket.users -= 1;
+        let rests = socket.rests();
+        drop(state);
+        if rests {
+            self.cap.left.notify_waiters();
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let Some(cap) = self.cap.take() else { return };
+        cap.lock().used -= 1;
+        cap.hand_out();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,213 @@
+"""Connections of backends: a hard cap with a queue in turn, shared by tunnels where the rules say so, from addresses and ports of our own. The load
+is wrk's and curl's; who counts is the other side, which keeps every connection as long as it is left open."""
+
+import contextlib
+import socket
+import subprocess
+import threading
+import time
+
+from conftest import Airline, Banyan, Nginx, curl, header, is_open, lease_port, needs, wait_for
+
+
+class Bank:
+    """Keeps connections alive, and takes its time for each answer."""
+
+    def __init__(self, hosts=("127.0.0.1",), seconds=0.02):
+        self.port, self.seconds, self.made = lease_port(), seconds, 0
+        for host in hosts:
+            threading.Thread(target=self._run, args=(socket.create_server((host, self.port), backlog=1024),), daemon=True).start()
+
+    def _run(self, server):
+        while True:
+            client = server.accept()[0]
+            self.made += 1
+            threading.Thread(target=self._serve, args=(client,), daemon=True).start()
+
+    def _serve(self, client):
+        heard = b""
+        with contextlib.suppress(OSError), client:
+            while data := client.recv(65536):
+                heard += data
+                while b"\r\n\r\n" in heard:
+                    heard = heard.split(b"\r\n\r\n", 1)[1]
+                    time.sleep(self.seconds)
+                    client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+
+
+def established(port):
+    """Connections to a port that neither side has closed, by the kernel."""
+    out = subprocess.run(["ss", "-Htn", "state", "established", "dport", "=", f":{port}"], capture_output=True, text=True, check=True).stdout
+    return len(out.splitlines())
+
+
+class Watch:
+    """The most connections at any one time, as the kernel had them."""
+
+    def __init__(self, port):
+        self.most, self.over, self.port = 0, threading.Event(), port
+        self.thread = threading.Thread(target=self._run)
+
+    def _run(self):
+        while not self.over.is_set():
+            self.most = max(self.most, established(self.port))
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.over.set()
+        self.thread.join()
+
+
+def wrk(url, connections, seconds=3):
+    needs("wrk")
+    text = subprocess.run(["wrk", "-t2", f"-c{connections}", f"-d{seconds}s", "--timeout", "20s", url], capture_output=True, text=True, timeout=60).stdout
+    assert "Non-2xx" not in text and "Socket errors" not in text, text
+    return int(text.split(" requests in ")[0].split()[-1])
+
+
+def rules(urls, connections, more="", routes="  - {id: r, match: {prefix: /}, legacy: b}\n"):
+    return f"version: 1\nbackends:\n  b: {{urls: [{urls}], connections: {connections}{more}}}\nroutes:\n{routes}"
+
+
+def figures(banyan, backend="b"):
+    return [banyan.metric("banyan_backend_connections", backend=backend, state=state) for state in ("in_use", "idle", "queued")]
+
+
+def test_many_callers_are_served_by_few_connections_to_all_addresses_together(start):
+    hosts = ("127.0.0.1", "127.0.0.2", "127.0.0.3")
+    bank = Bank(hosts)
+    urls = ", ".join(f'"http://{host}:{bank.port}"' for host in hosts)
+    banyan = start(Banyan, rules(urls, "{max: 10, queue: 400, queue_wait: 20s}"))
+    load = threading.Thread(target=lambda: results.append(wrk(f"{banyan.url}/", 200)))
+    results = []
+    with Watch(bank.port) as watch:
+        load.start()
+        wait_for("callers that wait", lambda: (figures(banyan)[2] or 0) >= 150)
+        assert figures(banyan)[0] > 0
+        load.join()
+    # 10 at a time of 20 ms for 3 s are 1,500; a cap that lets fewer work than it allows would show, and one that opens and closes.
+    assert results[0] > 600 and 5 <= watch.most <= 10 and bank.made < results[0] / 5, (results, watch.most, bank.made)
+    waited = banyan.metric("banyan_backend_queue_seconds_count", backend="b")
+    assert waited >= results[0] and banyan.metric("banyan_backend_queue_seconds_sum", backend="b") / waited > 0.05
+    wait_for("all to rest", lambda: figures(banyan)[0] == 0 and figures(banyan)[1] == established(bank.port) and figures(banyan)[2] == 0)
+    assert banyan.metric("banyan_source_ports", source="127.0.0.1", destination="b") == established(bank.port)
+    # Who goes away while it waits, as wrk does at its end, is all that was not served.
+    gone = banyan.metric("banyan_requests_total", route="r", code="499") or 0
+    assert banyan.metric("banyan_requests_total", route="r", code="200") + gone == banyan.metric("banyan_requests_total", route="r")
+    # Narrower rules hold for the connections that are there.
+    before = banyan.revision()
+    banyan.write_rules(rules(urls, "{max: 2, queue: 400, queue_wait: 20s}"))
+    wait_for("the new rules", lambda: banyan.revision() != before)
+    wrk(f"{banyan.url}/", 30, seconds=1)
+    wait_for("two at most", lambda: sum(figures(banyan)[:2]) <= 2)
+
+
+def test_tunnels_and_requests_share_a_pool_and_what_rests_makes_room(start):
+    bank, tunnel = Bank(), lease_port()
+    pool = "{max: 4, queue: 1, queue_wait: 400ms, pool: core}"
+    text = rules(f'"http://127.0.0.1:{bank.port}"', pool) + f"egress:\n  - {{id: raw, listener: raw, callers: {{cidr: [127.0.0.0/8]}}, to: {{host: 127.0.0.1, ports: [{bank.port}]}}, via: {{connections: {pool}}}}}\n"
+    settings = f"version: 1\nattribution_header: true\nlisteners: [{{name: raw, address: '127.0.0.1:{tunnel}', mode: tcp}}, {{name: web, address: '127.0.0.1:{lease_port()}'}}]\n"
+    web = int(settings.rsplit(":", 1)[1].split("'")[0])
+    banyan = start(Banyan, text, settings, listen=False)
+    wait_for("the web", lambda: is_open(web))
+    url = f"http://127.0.0.1:{web}/"
+    threads = [threading.Thread(target=curl, args=(url,)) for _ in range(4)]
+    [it.start() for it in threads]
+    [it.join() for it in threads]
+    wait_for("some that rest", lambda: figures(banyan)[0] == 0 and figures(banyan)[1] >= 2)
+    holders = []
+    for _ in range(4):
+        holder = socket.create_connection(("127.0.0.1", tunnel), timeout=5)
+        holder.sendall(b"GET / HTTP/1.1\r\nHost: h\r\n\r\n")
+        assert holder.recv(100).startswith(b"HTTP/1.1 200")
+        holders.append(holder)
+        assert established(bank.port) <= 4
+    wait_for("the gauge", lambda: figures(banyan)[:2] == [4, 0])
+    status, headers, body = curl(url)
+    assert (status, header(headers, "retry-after")) == (503, "1") and b"backend queue timeout" in body
+    # One may wait; the others are told at once.
+    answers = []
+    threads = [threading.Thread(target=lambda: answers.append(curl(url)[2].split(b"\n")[0])) for _ in range(5)]
+    [it.start() for it in threads]
+    [it.join() for it in threads]
+    assert answers.count(b"503 Service Unavailable: backend queue full") == 4 and answers.count(b"503 Service Unavailable: backend queue timeout") == 1, answers
+    banyan.counts(4, "banyan_refused_total", cause="backend_queue_full")
+    assert banyan.log_lines(where=lambda line: line.get("cause") == "backend_queue_timeout")
+    holders.pop().close()
+    wait_for("room", lambda: curl(url)[0] == 200)
+    assert established(bank.port) <= 4
+    [it.close() for it in holders]
+    # What differs is told before it is in force.
+    bad = text.replace("max: 4, queue: 1, queue_wait: 400ms, pool: core}}}", "max: 5, pool: core}}}")
+    banyan.write_rules(bad)
+    wait_for("the refusal", lambda: "pool_differs" in banyan.text())
+    assert curl(url)[0] == 200
+
+
+def test_a_full_backend_is_left_for_the_other_side_and_its_shadows_are_dropped(start):
+    slow, legacy = Bank(seconds=2), Bank(seconds=0)
+    text = f"""version: 1
+backends:
+  new: {{urls: ["http://127.0.0.1:{slow.port}"], connections: {{max: 1, queue: 0}}}}
+  old: {{urls: ["http://127.0.0.1:{legacy.port}"]}}
+routes:
+  - {{id: r, match: {{prefix: /r}}, legacy: old, serverless: new, stage: canary, share: 100%, fallback: {{to: legacy, on: [connect]}}}}
+  - {{id: s, match: {{prefix: /s}}, legacy: old, serverless: new, stage: shadow, shadow: {{sample: 100%}}, effects: safe}}
+"""
+    banyan = start(Banyan, text)
+    first = threading.Thread(target=lambda: curl(f"{banyan.url}/r"))
+    first.start()
+    wait_for("one that is in use", lambda: established(slow.port) == 1)
+    status, headers, _ = curl(f"{banyan.url}/r")
+    assert status == 200 and "reason=fallback" in header(headers, "x-banyan"), headers
+    assert curl(f"{banyan.url}/s")[0] == 200
+    wait_for("a shadow that is dropped", lambda: banyan.metric("banyan_shadow_dropped_total", route="s", cause="connections") == 1)
+    first.join()
+    assert slow.made == 1
+
+
+def test_connections_come_from_our_addresses_and_ports(start):
+    port = lease_port()
+    start(Nginx, f'server {{ listen 127.0.0.1:{port}; keepalive_requests 1; location / {{ return 200 "$remote_addr $remote_port"; }} }}', port=port)
+    text = f"version: 1\nbackends: {{b: {{urls: ['http://127.0.0.1:{port}'], bind: [127.0.0.5, 127.0.0.6], source_ports: 45000-45099}}}}\nroutes: [{{id: r, match: {{prefix: /}}, legacy: b}}]\n"
+    banyan = start(Banyan, text)
+    seen = [curl(banyan.url)[2].decode().split() for _ in range(4)]
+    assert {address for address, _ in seen} == {"127.0.0.5", "127.0.0.6"} and all(45000 <= int(port) <= 45099 for _, port in seen), seen
+    assert banyan.metric("banyan_source_ports", source="127.0.0.5", destination="b") is not None
+
+
+def test_one_connection_carries_many_requests_where_the_backend_speaks_http_2(start):
+    port = lease_port()
+    start(Nginx, f"server {{ listen 127.0.0.1:{port} http2; location / {{ return 200 $connection; }} }}", port=port)
+    banyan = start(Banyan, rules(f'"http://127.0.0.1:{port}"', "{max: 1, queue: 200, queue_wait: 5s}", ", protocol: h2c"))
+    assert wrk(f"{banyan.url}/", 50, seconds=2) > 500
+    assert sum(figures(banyan)[:2]) <= 1
+    assert len({curl(banyan.url)[2] for _ in range(10)}) == 1
+
+
+def test_whole_bodies_and_websockets_are_counted_too(start):
+    """Writes whose bodies are held for a fallback go by another client, upgrades by connections of their own: one cap for all of them."""
+    airline = start(Airline)
+    text = f"""version: 1
+backends:
+  new: {{urls: ["http://127.0.0.1:{lease_port()}"], sign: {{service: execute-api, region: eu-west-1}}}}
+  old: {{urls: ["http://127.0.0.1:{airline.legacy}"], connections: {{max: 2, queue: 100, queue_wait: 10s}}}}
+routes:
+  - {{id: w, match: {{prefix: /}}, legacy: old, serverless: new, stage: canary, share: 100%, effects: idempotent, fallback: {{to: legacy, on: [connect, 503]}}}}
+"""
+    banyan = start(Banyan, text, env={"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+    statuses = []
+
+    def call(number):
+        body = ["-X", "PUT", "--data", "x" * 100] if number % 2 else []
+        statuses.append(curl(*body, f"{banyan.url}/nothing")[0])
+
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(60)]
+    with Watch(airline.legacy) as watch:
+        [it.start() for it in threads]
+        [it.join() for it in threads]
+    assert len(statuses) == 60 and 503 not in statuses and 502 not in statuses, statuses
+    assert 1 <= watch.most <= 2, watch.most
