@@ -10,7 +10,7 @@ BENCH_ARGS ?=
 export BANYAN_FUNCTIONS := $(abspath $(or $(CARGO_TARGET_DIR),target))/functions/debug
 FUNCTIONS := --manifest-path deploy/functions/Cargo.toml --target-dir $(dir $(BANYAN_FUNCTIONS))
 
-.PHONY: demo build release test lint supply unit fuzz e2e bench deps fmt bless
+.PHONY: demo build release test lint supply unit fuzz deploy e2e bench deps fmt bless
 
 demo:
 	@scripts/deps.sh build
@@ -28,7 +28,7 @@ release:
 deps:
 	@scripts/deps.sh test
 
-test: deps lint supply unit fuzz e2e
+test: deps lint supply unit fuzz deploy e2e
 
 lint:
 	$(CARGO) fmt --all --check
@@ -47,6 +47,11 @@ unit:
 # Every target for FUZZ_SECONDS.
 fuzz:
 	@CARGO=$(CARGO) scripts/fuzz.sh $(FUZZ_SECONDS)
+
+# What can be said of deploy/ without an account: lints, and the networks through an emulated API.
+deploy: deps
+	$(CARGO) build --locked
+	@scripts/deploy.sh
 
 # The binaries are the debug ones that `unit` has built; `make e2e BANYAN_TEST_PROFILE=release` takes the others.
 e2e: deps

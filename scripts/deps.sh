@@ -10,7 +10,7 @@ what=${1:-build}
 # command -> Debian package
 need=(cmake:cmake cc:build-essential make:build-essential git:git)
 if [ "$what" != build ]; then
-  need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus redis-server:redis-server haproxy:haproxy python3:python3 unshare:util-linux ip:iproute2 pgrep:procps node:nodejs npm:npm chromium:chromium psql:postgresql dnsmasq:dnsmasq-base)
+  need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus redis-server:redis-server haproxy:haproxy python3:python3 unshare:util-linux ip:iproute2 pgrep:procps node:nodejs npm:npm chromium:chromium psql:postgresql systemd-analyze:systemd dnsmasq:dnsmasq-base)
 fi
 if [ "$what" = bench ]; then
   need+=(valgrind:valgrind)

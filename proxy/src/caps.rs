@@ -17,6 +17,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
 /// How long somebody waits where the rule does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(1);
@@ -66,11 +67,17 @@ struct State {
     waiting: u32,
     /// Callers that wait, each once, in the order of their turns.
     turns: VecDeque<Box<str>>,
-    queues: HashMap<Box<str>, VecDeque<oneshot::Sender<Permit>>>,
+    queues: HashMap<Box<str>, VecDeque<Waiting>>,
     open: u32,
     serial: u64,
     /// Those that may rest between requests.
     sockets: HashMap<RawFd, Socket>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    turn: oneshot::Sender<Permit>,
+    since: Instant,
 }
 
 #[derive(Debug)]
@@ -98,6 +105,8 @@ pub struct Figures {
     pub in_use: u32,
     pub idle: u32,
     pub queued: u32,
+    /// Of whoever waits longest.
+    pub wait: Duration,
 }
 
 /// Given back when it is dropped: to whoever is next.
@@ -137,7 +146,14 @@ impl Cap {
     pub fn figures(&self) -> Figures {
         let state = self.lock();
         let idle = state.sockets.values().filter(|socket| socket.rests()).count() as u32;
-        Figures { in_use: state.open.saturating_sub(idle), idle, queued: state.waiting }
+        let longest =
+            state.queues.values().filter_map(VecDeque::front).map(|first| first.since.elapsed()).max();
+        Figures {
+            in_use: state.open.saturating_sub(idle),
+            idle,
+            queued: state.waiting,
+            wait: longest.unwrap_or_default(),
+        }
     }
 
     /// In the order they came for one caller, by turns between callers.
@@ -256,11 +272,12 @@ impl State {
 
     fn wait(&mut self, caller: &str) -> oneshot::Receiver<Permit> {
         let (sender, turn) = oneshot::channel();
+        let waiting = Waiting { turn: sender, since: Instant::now() };
         self.waiting += 1;
         match self.queues.get_mut(caller) {
-            Some(queue) => queue.push_back(sender),
+            Some(queue) => queue.push_back(waiting),
             None => {
-                self.queues.insert(caller.into(), VecDeque::from([sender]));
+                self.queues.insert(caller.into(), VecDeque::from([waiting]));
                 self.turns.push_back(caller.into());
             }
         }
@@ -271,7 +288,7 @@ impl State {
     fn forget(&mut self, caller: &str) {
         let Some(queue) = self.queues.get_mut(caller) else { return };
         let before = queue.len();
-        queue.retain(|sender| !sender.is_closed());
+        queue.retain(|waiting| !waiting.turn.is_closed());
         self.waiting -= (before - queue.len()) as u32;
         if queue.is_empty() {
             self.queues.remove(caller);
@@ -283,14 +300,14 @@ impl State {
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         let caller = self.turns.pop_front()?;
         let queue = self.queues.get_mut(&caller)?;
-        let sender = queue.pop_front();
+        let first = queue.pop_front();
         if queue.is_empty() {
             self.queues.remove(&caller);
         } else {
             self.turns.push_back(caller);
         }
-        self.waiting -= u32::from(sender.is_some());
-        sender
+        self.waiting -= u32::from(first.is_some());
+        first.map(|waiting| waiting.turn)
     }
 
     fn take_place(&mut self, max: u32) -> bool {
@@ -335,8 +352,10 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut state = self.cap.lock();
-        if let Some(socket) = self.socket {
-            state.sockets.remove(&socket);
+        let socket = self.socket.and_then(|number| state.sockets.remove(&number));
+        // The other side is to hear of this end before it hears of the next one's beginning.
+        if let Some(handle) = socket.and_then(|socket| socket.handle) {
+            let _ = shutdown(handle, Shutdown::Both);
         }
         state.open -= 1;
         drop(state);

@@ -56,6 +56,8 @@ async fn a_full_queue_and_a_late_turn_are_told_apart_and_nothing_is_lost() {
     });
     tokio::task::yield_now().await;
     assert_eq!(cap.enter(&rule, "d").await.err(), Some(Full::Queue));
+    tokio::time::advance(Duration::from_millis(70)).await;
+    assert_eq!((cap.figures().queued, cap.figures().wait), (1, Duration::from_millis(70)));
     assert_eq!(waits.await.ok().flatten(), Some(Full::Late));
     assert_eq!(permits(&cap), (2, 0));
     drop(held);
@@ -103,11 +105,11 @@ async fn a_socket_that_rests_is_closed_for_one_that_is_wanted_and_one_in_use_is_
     assert!(!soon(cap.clone(), rule.clone()).await);
     let used = cap.begin(number).ok().flatten();
     assert!(used.is_some() && !soon(cap.clone(), rule.clone()).await);
-    assert_eq!(cap.figures(), Figures { in_use: 2, idle: 0, queued: 0 });
+    assert_eq!(cap.figures(), Figures { in_use: 2, ..Figures::default() });
     assert_eq!(cap.rests_at(), None);
     drop(used);
     assert_eq!(cap.rests_at(), Some(to));
-    assert_eq!(cap.figures(), Figures { in_use: 1, idle: 1, queued: 0 });
+    assert_eq!(cap.figures(), Figures { in_use: 1, idle: 1, ..Figures::default() });
     let waits = tokio::spawn({
         let (cap, rule) = (cap.clone(), rule.clone());
         async move { cap.place(&rule, &to).await }

@@ -19,6 +19,11 @@ impl Reloader {
             for (state, count) in [("in_use", now.in_use), ("idle", now.idle), ("queued", now.queued)] {
                 self.metrics.connections.open.with_label_values(&[id, state]).set(i64::from(count));
             }
+            self.metrics.connections.wait.with_label_values(&[id]).set(now.wait.as_secs_f64());
+        }
+        for (id, way) in self.serving.iter().flat_map(|serving| &serving.ways) {
+            let wait = way.cap.as_ref().map_or(0.0, |(cap, _)| cap.figures().wait.as_secs_f64());
+            self.metrics.connections.egress_wait.with_label_values(&[id]).set(wait);
         }
         self.metrics.store_up.set(i64::from(up));
         self.metrics.controller.set(i64::from(leads));

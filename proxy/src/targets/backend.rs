@@ -275,7 +275,7 @@ impl RunningBackend {
                 let open = self.dial.open();
                 // Over HTTP/2 many requests share one.
                 let in_use = self.under_way.load(Ordering::Relaxed).min(open);
-                Figures { in_use, idle: open - in_use, queued: 0 }
+                Figures { in_use, idle: open - in_use, ..Figures::default() }
             }
         }
     }
