@@ -23,7 +23,12 @@ pub async fn arrive<S: AsyncRead + Unpin + Send + ?Sized>(
     let trusted = peer.is_some_and(|peer| from.iter().any(|network| network.contains(&peer.to_canonical())));
     let cause = if trusted {
         match tokio::time::timeout(PATIENCE, header(stream)).await {
-            Ok(Ok(header)) => return Some(header),
+            Ok(Ok(header)) => {
+                if let Some(proxied) = &header {
+                    metrics.connections.arrived(proxied.endpoint.as_deref());
+                }
+                return Some(header);
+            }
             Ok(Err(cause)) => cause,
             Err(_) => "proxy_protocol_timeout",
         }

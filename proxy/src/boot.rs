@@ -15,6 +15,7 @@ use crate::doors::{Door, Sockets};
 use crate::egress::{Egress, Exit, acceptor};
 use crate::evidence::store::EvidenceStore;
 use crate::front::{Edge, Front};
+use crate::hooks::again::SHARES_MAX;
 use crate::leaving::Leaving;
 use crate::live::LiveTable;
 use crate::memory::Memory;
@@ -104,7 +105,10 @@ pub fn start(
     let certificates: Vec<Option<Arc<HotCertificate>>> = settings
         .listeners
         .iter()
-        .map(|listener| listener.tls.as_ref().map(HotCertificate::load).transpose())
+        .map(|listener| {
+            let expiry = || metrics.listeners.certificate_expiry.with_label_values(&[&*listener.name]);
+            listener.tls.as_ref().map(|files| HotCertificate::load(files, expiry())).transpose()
+        })
         .collect::<Result<_, String>>()
         .map_err(|error| anyhow!("certificate: {error}"))?;
     let leaving = Arc::new(Leaving::default());
@@ -266,7 +270,7 @@ fn server(
     let settings = &shared.settings;
     let conf = ServerConf {
         threads: settings.threads,
-        max_retries: TRIES_MAX,
+        max_retries: TRIES_MAX + SHARES_MAX as usize,
         upstream_keepalive_pool_size: POOL_CONNECTIONS / settings.threads,
         // Ours ends first.
         grace_period_seconds: Some(settings.drain_deadline.as_secs() + 2),

@@ -4,8 +4,8 @@
 //! socket, made by closing one that rests. Must not: let more sockets be open than was said, let one caller's queue keep another's waiting, or let
 //! anybody wait longer than was said.
 //!
-//! A permit is the right to use a connection; a place is a connection that is open, used or not. There are as many of both (more permits where
-//! connections carry many requests), so whoever has a permit and no connection finds a place, or one that rests and can be closed for it.
+//! A permit is the right to use a connection, or a hundredth of one where the backend is said to speak HTTP/2; a place is a connection that is open,
+//! used or not. There are as many of both, so whoever has a permit and no connection finds a place, or a socket that rests and can be closed for it.
 
 use banyan_routes::file::Connections;
 use rustix::net::{Shutdown, shutdown};
@@ -21,6 +21,9 @@ use tokio::time::Instant;
 
 /// How long somebody waits where the rule does not say.
 const WAIT_DEFAULT: Duration = Duration::from_secs(1);
+
+/// What a permit of a whole connection costs; a request that shares one costs 1.
+pub const WHOLE: u32 = 100;
 
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,8 +64,7 @@ pub struct Cap {
 struct State {
     /// By the rules of whoever came last.
     max: u32,
-    /// Requests at one time on a connection; 0 and 1 are the same.
-    width: u32,
+    /// In parts of a connection.
     used: u32,
     waiting: u32,
     /// Callers that wait, each once, in the order of their turns.
@@ -76,8 +78,29 @@ struct State {
 
 #[derive(Debug)]
 struct Waiting {
+    cost: u32,
     turn: oneshot::Sender<Permit>,
     since: Instant,
+}
+
+/// Whose pool of connections a socket is in: those of one pool find each other's.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pool {
+    /// The framework's, of all listeners but h2c ones.
+    Main,
+    /// Of our own client, for bodies that are held whole.
+    Whole,
+    /// Any other: nobody is sent there to find one.
+    Alone,
+}
+
+/// What a socket is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Opened {
+    pub to: SocketAddr,
+    pub pool: Pool,
+    /// It takes more than one request at a time.
+    pub shared: bool,
 }
 
 #[derive(Debug)]
@@ -86,7 +109,7 @@ struct Socket {
     serial: u64,
     /// The same socket once more: to be closed by whoever needs its place. Without a descriptor to spare it is never closed for that.
     handle: Option<OwnedFd>,
-    to: Option<SocketAddr>,
+    opened: Opened,
     users: u32,
     /// Nobody has had it yet; whoever opened it is about to.
     fresh: bool,
@@ -113,12 +136,14 @@ pub struct Figures {
 #[derive(Debug)]
 pub struct Permit {
     cap: Option<Arc<Cap>>,
+    cost: u32,
 }
 
 /// A socket's, until it is dropped.
 #[derive(Debug)]
 pub struct Place {
     cap: Arc<Cap>,
+    wanted: Opened,
     socket: Option<RawFd>,
 }
 
@@ -134,7 +159,7 @@ pub struct Use {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Closing;
 
-/// There is no room for another connection, but one that takes more requests.
+/// There is no room for another connection, but one in the asker's pool that takes more requests.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Shared;
 
@@ -160,75 +185,75 @@ impl Cap {
     pub async fn enter(
         self: &Arc<Self>,
         rule: &Connections,
+        cost: u32,
         caller: &(impl Display + ?Sized),
     ) -> Result<Permit, Full> {
-        let turn = {
+        let (turn, caller) = {
             let mut state = self.lock();
-            state.max = rule.max;
-            if state.waiting == 0 && state.used < state.permits() {
-                state.used += 1;
-                return Ok(Permit { cap: Some(self.clone()) });
+            state.adopt(rule.max);
+            if state.waiting == 0 && state.fits(cost) {
+                return Ok(self.permit(&mut state, cost));
             }
             if state.waiting >= rule.queue.unwrap_or(rule.max) {
                 return Err(Full::Queue);
             }
-            state.wait(&caller.to_string())
+            let caller = caller.to_string();
+            (state.wait(&caller, cost), caller)
         };
+        // However this ends: late, or given up by whoever waits.
+        let _leaves = Leaves { cap: self, caller: &caller };
         // The rules may have become wider since.
         self.hand_out();
         let wait = rule.queue_wait.map_or(WAIT_DEFAULT, |span| span.0);
         match tokio::time::timeout(wait, turn).await {
             Ok(Ok(permit)) => Ok(permit),
-            // Dropping our end first: a permit that comes meanwhile goes on to the next.
-            Ok(Err(_)) | Err(_) => {
-                self.lock().forget(&caller.to_string());
-                Err(Full::Late)
-            }
+            // Our end is dropped first: a permit that comes meanwhile goes on to the next.
+            Ok(Err(_)) | Err(_) => Err(Full::Late),
         }
     }
 
     /// For who can do without: only when nobody waits.
-    pub fn try_enter(self: &Arc<Self>, rule: &Connections) -> Option<Permit> {
+    pub fn try_enter(self: &Arc<Self>, rule: &Connections, cost: u32) -> Option<Permit> {
         let mut state = self.lock();
-        state.max = rule.max;
-        let free = state.waiting == 0 && state.used < state.permits();
-        state.used += u32::from(free);
-        free.then(|| Permit { cap: Some(self.clone()) })
+        state.adopt(rule.max);
+        (state.waiting == 0 && state.fits(cost)).then(|| self.permit(&mut state, cost))
     }
 
-    /// Requests at one time on each connection, as it turned out.
-    pub fn carries(self: &Arc<Self>, requests: u32) {
-        let mut state = self.lock();
-        if state.width < requests {
-            state.width = requests;
-            drop(state);
-            self.hand_out();
-        }
+    fn permit(self: &Arc<Self>, state: &mut State, cost: u32) -> Permit {
+        state.used += cost;
+        Permit { cap: Some(self.clone()), cost }
     }
 
     /// Where a connection rests, when no other can be opened without closing one.
     pub fn rests_at(&self) -> Option<SocketAddr> {
         let state = self.lock();
+        let full = state.open >= state.max;
         let resting = || state.sockets.values().find(|socket| socket.rests());
-        resting().filter(|_| state.open >= state.max)?.to
+        full.then(resting)?.map(|socket| socket.opened.to)
     }
 
     /// Waits until a socket may be opened; who rests makes room. Bounded by whoever connects.
-    pub async fn place(self: &Arc<Self>, rule: &Connections, to: &SocketAddr) -> Result<Place, Shared> {
+    pub async fn place(self: &Arc<Self>, rule: &Connections, wanted: Opened) -> Result<Place, Shared> {
         loop {
             let mut left = pin!(self.left.notified());
             left.as_mut().enable();
             {
                 let mut state = self.lock();
-                if state.take_place(rule.max) {
-                    return Ok(Place { cap: self.clone(), socket: None });
+                state.adopt(rule.max);
+                if state.open < state.max {
+                    state.open += 1;
+                    return Ok(Place { cap: self.clone(), wanted, socket: None });
                 }
-                if state.is_shared(to) {
+                if state.shared(wanted).any(|socket| socket.users == 0) {
                     return Err(Shared);
                 }
                 state.make_room();
             }
             left.await;
+            // A request on it has ended, or it has just been made.
+            if self.lock().shared(wanted).next().is_some() {
+                return Err(Shared);
+            }
         }
     }
 
@@ -239,40 +264,85 @@ impl Cap {
             return Ok(None);
         }
         let known = state.sockets.get_mut(&socket).filter(|known| !known.closing).ok_or(Closing)?;
+        let (first, serial) = (known.fresh, known.serial);
         known.fresh = false;
         known.users += 1;
-        Ok(Some(Use { cap: self.clone(), socket, serial: known.serial }))
+        drop(state);
+        if first {
+            self.left.notify_waiters();
+        }
+        Ok(Some(Use { cap: self.clone(), socket, serial }))
     }
 
     /// Gives permits to those who wait, as long as there are any.
     fn hand_out(self: &Arc<Self>) {
         loop {
-            let next = {
+            let (next, cost) = {
                 let mut state = self.lock();
-                if state.used >= state.permits() {
-                    return;
-                }
+                let Some(cost) = state.next_cost().filter(|cost| state.fits(*cost)) else { return };
                 let Some(next) = state.next() else { return };
-                state.used += 1;
-                next
+                state.used += cost;
+                (next, cost)
             };
-            if let Err(mut back) = next.send(Permit { cap: Some(self.clone()) }) {
+            if let Err(mut back) = next.send(Permit { cap: Some(self.clone()), cost }) {
                 // It waits no longer; its permit is ours again.
                 back.cap = None;
-                self.lock().used -= 1;
+                self.lock().used -= cost;
             }
         }
     }
 }
 
 impl State {
-    fn permits(&self) -> u32 {
-        self.max.saturating_mul(self.width.max(1))
+    fn fits(&self, cost: u32) -> bool {
+        self.used.saturating_add(cost) <= self.max.saturating_mul(WHOLE)
     }
 
-    fn wait(&mut self, caller: &str) -> oneshot::Receiver<Permit> {
+    /// What rests and is one too many by the rules goes.
+    fn adopt(&mut self, max: u32) {
+        if self.max != max {
+            self.max = max;
+            self.shed();
+        }
+    }
+
+    fn shed(&mut self) {
+        let mut leaving = self.leaving();
+        while self.open.saturating_sub(leaving) > self.max && self.close_one() {
+            leaving += 1;
+        }
+    }
+
+    fn leaving(&self) -> u32 {
+        self.sockets.values().filter(|socket| socket.closing).count() as u32
+    }
+
+    /// Those that whoever wants such a socket could share instead, in its own pool.
+    fn shared(&self, wanted: Opened) -> impl Iterator<Item = &Socket> {
+        let asks = wanted.shared && wanted.pool != Pool::Alone;
+        self.sockets
+            .values()
+            .filter(move |socket| asks && socket.opened == wanted && !socket.closing && !socket.fresh)
+    }
+
+    /// One that is on its way out already is waited for before another one has to go.
+    fn make_room(&mut self) {
+        if self.leaving() == 0 {
+            self.close_one();
+        }
+    }
+
+    fn close_one(&mut self) -> bool {
+        let Some(socket) = self.sockets.values_mut().find(|socket| socket.rests()) else { return false };
+        socket.closing = true;
+        // Whoever keeps it sees its end and drops it; one that has ended by itself is dropped as well.
+        let _ = socket.handle.as_ref().map(|handle| shutdown(handle, Shutdown::Both));
+        true
+    }
+
+    fn wait(&mut self, caller: &str, cost: u32) -> oneshot::Receiver<Permit> {
         let (sender, turn) = oneshot::channel();
-        let waiting = Waiting { turn: sender, since: Instant::now() };
+        let waiting = Waiting { cost, turn: sender, since: Instant::now() };
         self.waiting += 1;
         match self.queues.get_mut(caller) {
             Some(queue) => queue.push_back(waiting),
@@ -296,6 +366,10 @@ impl State {
         }
     }
 
+    fn next_cost(&self) -> Option<u32> {
+        Some(self.queues.get(self.turns.front()?)?.front()?.cost)
+    }
+
     /// The next in turn; `None`: nobody waits.
     fn next(&mut self) -> Option<oneshot::Sender<Permit>> {
         let caller = self.turns.pop_front()?;
@@ -309,42 +383,20 @@ impl State {
         self.waiting -= u32::from(first.is_some());
         first.map(|waiting| waiting.turn)
     }
-
-    fn take_place(&mut self, max: u32) -> bool {
-        self.max = max;
-        let free = self.open < max;
-        self.open += u32::from(free);
-        free
-    }
-
-    /// There is a connection to that address which takes more requests.
-    fn is_shared(&self, to: &SocketAddr) -> bool {
-        let there = |socket: &Socket| socket.to == Some(*to) && !socket.closing;
-        self.width > 1 && self.sockets.values().any(there)
-    }
-
-    fn make_room(&mut self) {
-        let leaving = self.sockets.values().filter(|socket| socket.closing).count() as u32;
-        // One that is on its way out already is waited for before another one has to go.
-        if leaving == 0
-            && let Some(socket) = self.sockets.values_mut().find(|socket| socket.rests())
-        {
-            socket.closing = true;
-            // Whoever keeps it sees its end and drops it; one that has ended by itself is dropped as well.
-            let _ = socket.handle.as_ref().map(|handle| shutdown(handle, Shutdown::Both));
-        }
-    }
 }
 
 impl Place {
     /// It may rest between requests from now on, and be closed while it does.
-    pub fn pooled(&mut self, socket: &impl AsFd, to: Option<SocketAddr>) {
+    pub fn pooled(&mut self, socket: &impl AsFd) {
         let number = socket.as_fd().as_raw_fd();
         let handle = socket.as_fd().try_clone_to_owned().ok();
         let mut state = self.cap.lock();
         state.serial += 1;
         let serial = state.serial;
-        state.sockets.insert(number, Socket { serial, handle, to, users: 0, fresh: true, closing: false });
+        state.sockets.insert(
+            number,
+            Socket { serial, handle, opened: self.wanted, users: 0, fresh: true, closing: false },
+        );
         self.socket = Some(number);
     }
 }
@@ -370,19 +422,37 @@ impl Drop for Use {
             return;
         };
         socket.users -= 1;
-        let rests = socket.rests();
+        state.shed();
         drop(state);
-        if rests {
-            self.cap.left.notify_waiters();
-        }
+        self.cap.left.notify_waiters();
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
         let Some(cap) = self.cap.take() else { return };
-        cap.lock().used -= 1;
+        cap.lock().used -= self.cost;
         cap.hand_out();
+    }
+}
+
+impl Permit {
+    /// It is good for this as well.
+    pub fn is_for(&self, cap: &Arc<Cap>, cost: u32) -> bool {
+        self.cost == cost && self.cap.as_ref().is_some_and(|own| Arc::ptr_eq(own, cap))
+    }
+}
+
+/// Who waits no longer is not counted, and keeps nobody behind it waiting.
+struct Leaves<'a> {
+    cap: &'a Arc<Cap>,
+    caller: &'a str,
+}
+
+impl Drop for Leaves<'_> {
+    fn drop(&mut self) {
+        self.cap.lock().forget(self.caller);
+        self.cap.hand_out();
     }
 }
 

@@ -5,6 +5,7 @@
 
 use crate::settings::ListenerTls;
 use arc_swap::ArcSwap;
+use pingora_prometheus::prometheus::IntGauge;
 use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
@@ -26,23 +27,36 @@ pub struct HotCertificate {
     current: ArcSwap<CertifiedKey>,
     /// Set where clients have to show one.
     pub clients: Option<Arc<HotVerifier>>,
+    expiry: IntGauge,
 }
 
 impl HotCertificate {
-    pub fn load(files: &ListenerTls) -> Result<Arc<HotCertificate>, String> {
+    /// `expiry` shows when it ends.
+    pub fn load(files: &ListenerTls, expiry: IntGauge) -> Result<Arc<HotCertificate>, String> {
         let clients = files.client_ca.as_deref().map(HotVerifier::load).transpose()?;
-        let current = ArcSwap::from_pointee(read(files)?);
-        Ok(Arc::new(HotCertificate { files: files.clone(), current, clients }))
+        let key = read(files)?;
+        expiry.set(end_of(&key));
+        let current = ArcSwap::from_pointee(key);
+        Ok(Arc::new(HotCertificate { files: files.clone(), current, clients, expiry }))
     }
 
     /// Reads the files again; a failure is logged and changes nothing.
     pub fn reload(&self) {
         match read(&self.files) {
-            Ok(key) => self.current.store(Arc::new(key)),
+            Ok(key) => {
+                self.expiry.set(end_of(&key));
+                self.current.store(Arc::new(key));
+            }
             Err(error) => tracing::error!(%error, "certificate not reloaded; the old one stays"),
         }
         self.clients.iter().for_each(|clients| clients.reload());
     }
+}
+
+/// Its last second, since 1970; 0 where it does not say.
+fn end_of(key: &CertifiedKey) -> i64 {
+    let parsed = key.cert.first().and_then(|it| X509Certificate::from_der(it).ok());
+    parsed.map_or(0, |(_, certificate)| certificate.validity().not_after.timestamp())
 }
 
 /// The names that the certificate of a connection is for, where the client came for one of them.

@@ -12,6 +12,7 @@ use crate::live::{Live, RouteRuntime};
 use crate::shadow::queue::Ask;
 use crate::shadow::tee::Capture;
 use crate::targets::backend::{Endpoint, RunningBackend};
+use crate::targets::tunnel::Opened;
 use crate::trace::Trace;
 use banyan_routes::decide::Decision;
 use banyan_routes::ids::Side;
@@ -96,6 +97,10 @@ pub struct Context {
     /// Its place among the requests of a backend with a cap, and on a connection of it: the connection is left first.
     pub in_use: Option<Use>,
     pub permit: Option<Permit>,
+    /// The connection of an upgrade that the backend has not agreed to.
+    pub opened: Option<Opened>,
+    /// Tries that were sent back to share a connection.
+    pub shares: u32,
     pub tries: u32,
     pub retries: u8,
     /// Hints that came before the answer.
@@ -175,6 +180,8 @@ impl Context {
             probe: None,
             in_use: None,
             permit: None,
+            opened: None,
+            shares: 0,
             tries: 0,
             retries: 0,
             interims: 0,

@@ -5,9 +5,11 @@
 
 mod connections;
 mod egress;
+mod listeners;
 
 pub use connections::Connections;
 pub use egress::Egress;
+pub use listeners::Listeners;
 
 use banyan_routes::decide::Reason;
 use banyan_routes::evidence::Loss;
@@ -56,6 +58,7 @@ pub struct Metrics {
     pub credentials_failures: IntCounter,
     pub connections: Connections,
     pub egress: Egress,
+    pub listeners: Listeners,
     pub authorizer_calls: IntCounterVec,
     pub limit_local: IntCounterVec,
     pub signature_refused: IntCounterVec,
@@ -241,6 +244,7 @@ impl Metrics {
             ),
             connections: Connections::new(&registry),
             egress: Egress::new(&registry),
+            listeners: Listeners::new(&registry),
             limit_local: counter(
                 "limit_local_total",
                 "Requests of shared limits that were judged by this replica's share, because the store did not answer.",

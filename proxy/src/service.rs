@@ -64,7 +64,7 @@ impl ProxyHttp for Service {
         _: Option<&Digest>,
         ctx: &mut Context,
     ) -> Result<()> {
-        upstream::connected(ctx, socket)
+        upstream::connected(ctx, socket).await
     }
 
     fn fail_to_connect(

@@ -61,10 +61,10 @@ pub enum Denied {
     /// No rule is for this listener.
     Listener,
     Caller,
-    /// The caller fits, its key does not, or it has shown none.
-    Key,
     Destination,
     Port,
+    /// All else fits; its key does not, or it has shown none.
+    Key,
 }
 
 impl Denied {
@@ -132,11 +132,6 @@ impl EgressRule {
         if !self.callers.have(caller) {
             return Err(Denied::Caller);
         }
-        if !self.callers.plans.is_empty()
-            && !caller.plan.as_ref().is_some_and(|it| self.callers.plans.contains(it))
-        {
-            return Err(Denied::Key);
-        }
         let first = self.ports.first().copied().ok_or(Denied::Port)?;
         let (host, port) = match (wanted, &self.to) {
             (Wanted::Both(host, port), _) => (plain(host), port),
@@ -147,7 +142,20 @@ impl EgressRule {
         if !self.to.is(&host) {
             return Err(Denied::Destination);
         }
-        if self.ports.contains(&port) { Ok((host, port)) } else { Err(Denied::Port) }
+        if !self.ports.contains(&port) {
+            return Err(Denied::Port);
+        }
+        let plans = &self.callers.plans;
+        let keyed = plans.is_empty() || caller.plan.as_ref().is_some_and(|it| plans.contains(it));
+        if keyed { Ok((host, port)) } else { Err(Denied::Key) }
+    }
+
+    /// The same for a backend that the rule allows.
+    pub fn may_send_to(&self, address: IpAddr) -> bool {
+        match &self.to {
+            To::Host(host) => self.may_reach(host, address),
+            To::Domains(_) => self.may_reach("", address),
+        }
     }
 
     /// Whether an address that DNS gave may be connected to. What is named by its address is meant.
@@ -280,6 +288,24 @@ mod tests {
 
     fn caller(address: &str) -> Caller {
         Caller { address: Some(address.parse().expect("address")), ..Caller::default() }
+    }
+
+    #[test]
+    fn a_key_is_asked_for_where_nothing_else_is_missing() {
+        let keyed = EgressRule {
+            callers: Callers { plans: vec!["functions".into()], ..Callers::default() },
+            ..rule(To::Host("api".into()))
+        };
+        let rules = [keyed, rule(To::Host("push".into()))];
+        let ask = |host, plan: Option<&str>| {
+            let caller = Caller { plan: plan.map(Into::into), ..caller("10.64.0.1") };
+            decide(&rules, "out", &caller, Wanted::Both(host, 443)).map(|(_, host, _)| host)
+        };
+        assert_eq!(ask("api", None), Err(Denied::Key));
+        assert_eq!(ask("api", Some("others")), Err(Denied::Key));
+        assert_eq!(ask("elsewhere", None), Err(Denied::Destination));
+        assert_eq!(ask("push", None), Ok("push".to_owned()));
+        assert_eq!(ask("api", Some("functions")), Ok("api".to_owned()));
     }
 
     #[test]

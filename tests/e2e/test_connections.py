@@ -212,3 +212,87 @@ routes:
         [it.join() for it in threads]
     assert len(statuses) == 60 and 503 not in statuses and 502 not in statuses, statuses
     assert 1 <= watch.most <= 2, watch.most
+
+
+def test_a_cap_holds_over_all_pools_of_a_backend_that_speaks_http_2(start):
+    """Reads in the framework's pool, signed writes in our own, HTTP/1.0 and a tunnel by themselves, all to one address with one connection: each is
+    served, since what rests in one pool makes room for another."""
+    port, tunnel, web = lease_port(), lease_port(), lease_port()
+    start(Nginx, f"server {{ listen 127.0.0.1:{port} http2; location / {{ return 200 $request_method; }} }}", port=port)
+    cap = "{max: 1, queue: 100, queue_wait: 10s, pool: one}"
+    text = f"""version: 1
+backends:
+  b: {{urls: ["http://127.0.0.1:{port}"], protocol: h2c, connections: {cap}, sign: {{service: execute-api, region: eu-west-1}}}}
+routes: [{{id: r, match: {{prefix: /}}, legacy: b}}]
+egress: [{{id: raw, listener: raw, callers: {{cidr: [127.0.0.0/8]}}, to: {{host: 127.0.0.1, ports: [{port}]}}, via: {{connections: {cap}}}}}]
+"""
+    settings = f"version: 1\nlisteners: [{{name: web, address: '127.0.0.1:{web}'}}, {{name: raw, address: '127.0.0.1:{tunnel}', mode: tcp}}]\n"
+    banyan = start(Banyan, text, settings, listen=False, env={"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+    url, said = f"http://127.0.0.1:{web}/", []
+    with Watch(port) as watch:
+        for number in range(12):
+            assert curl(url)[2] == b"GET"
+            assert curl("-X", "POST", "--data", "x" * 50, url)[2] == b"POST"
+            raw = subprocess.run(["curl", "-sS", "--http2-prior-knowledge", "--max-time", "10", f"http://127.0.0.1:{tunnel}/"], capture_output=True, text=True)
+            assert raw.stdout == "GET", (number, raw)
+
+        def mixed(number):
+            body = ["-X", "POST", "--data", "x" * 50] if number % 2 else []
+            said.append(curl(*body, url)[0])
+
+        threads = [threading.Thread(target=mixed, args=(n,)) for n in range(60)]
+        [it.start() for it in threads]
+        [it.join() for it in threads]
+    assert said == [200] * 60 and watch.most <= 1, (said, watch.most)
+
+
+class Refuses:
+    """Answers an upgrade with 401 and keeps the connection, as gateways do."""
+
+    def __init__(self):
+        self.port = lease_port()
+        threading.Thread(target=self._run, args=(socket.create_server(("127.0.0.1", self.port)),), daemon=True).start()
+
+    def _run(self, server):
+        while True:
+            threading.Thread(target=self._serve, args=(server.accept()[0],), daemon=True).start()
+
+    def _serve(self, client):
+        with contextlib.suppress(OSError), client:
+            while data := client.recv(65536):
+                status = b"401 Unauthorized" if b"pgrade" in data else b"200 OK"
+                client.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 2\r\n\r\nok")
+
+
+def test_an_upgrade_that_is_refused_keeps_no_place(start):
+    refuses = Refuses()
+    banyan = start(Banyan, rules(f'"http://127.0.0.1:{refuses.port}"', "{max: 1, queue: 10, queue_wait: 5s}"))
+    upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket", "-H", "Sec-WebSocket-Version: 13", "-H", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="]
+    for _ in range(5):
+        assert curl(*upgrade, f"{banyan.url}/")[0] == 401
+        assert curl(f"{banyan.url}/")[0] == 200
+    assert established(refuses.port) <= 1
+
+
+def test_who_stops_waiting_is_not_counted_and_narrower_rules_close_what_is_too_much(start):
+    slow = Bank(seconds=3)
+    text = rules(f'"http://127.0.0.1:{slow.port}"', "{max: 1, queue: 3, queue_wait: 30s}", routes="  - {id: r, match: {prefix: /}, legacy: b, timeouts: {total: 4s}}\n  - {id: q, match: {prefix: /q}, legacy: b, timeouts: {total: 300ms}}\n")
+    banyan = start(Banyan, text)
+    holder = threading.Thread(target=lambda: curl(f"{banyan.url}/"))
+    holder.start()
+    wait_for("one that is in use", lambda: established(slow.port) == 1)
+    for _ in range(6):
+        assert curl(f"{banyan.url}/q")[0] == 503
+    assert banyan.metric("banyan_refused_total", cause="backend_queue_full") is None, "nobody was in the queue"
+    holder.join()
+    quick = Bank(seconds=0.05)
+    wide, narrow = (rules(f'"http://127.0.0.1:{quick.port}"', f"{{max: {count}, queue: 200, queue_wait: 9s}}") for count in (20, 3))
+    before = banyan.revision()
+    banyan.write_rules(wide)
+    wait_for("the other backend", lambda: banyan.revision() != before)
+    load = threading.Thread(target=wrk, args=(f"{banyan.url}/", 40, 5))
+    load.start()
+    wait_for("many connections", lambda: established(quick.port) >= 15)
+    banyan.write_rules(narrow)
+    wait_for("few connections, under the same load", lambda: established(quick.port) <= 3 and load.is_alive())
+    load.join()

@@ -88,6 +88,7 @@ def test_a_balancer_says_who_it_is_and_nobody_else_does(start, origin, certifica
     for bad in (GET, b"PROXY TCP4 10.0.0.1 10.0.0.2 1 2\r\n" + GET, bytes(wrong) + GET, header(padding=4000) + GET, header(vpce="vpce-\"x") + GET):
         assert talk(plain, bad) == b"", bad[:40]
     banyan.counts(5, "banyan_refused_total", cause="proxy_protocol_malformed")
+    assert banyan.metric("banyan_endpoint_connections_total", endpoint=VPCE) >= 4 and banyan.metric("banyan_endpoint_connections_total", endpoint="none") >= 1
     begun = time.monotonic()
     assert talk(plain, good[:30], seconds=8) == b"" and 2 < time.monotonic() - begun < 5
     # As a key of limits and of conditions.
@@ -145,7 +146,7 @@ def test_connect_reaches_what_is_listed_and_nothing_else(start, origin):
     assert line["bytes.up"] > 50 and line["bytes.down"] > 100 and line["server.address"] == "127.0.0.1" and "cause" not in line
     # Not an ordinary proxy, and strict about what it is asked.
     assert talk(port, b"GET http://127.0.0.1/ HTTP/1.1\r\nHost: x\r\n\r\n").startswith(b"HTTP/1.1 405")
-    for bad in (b"CONNECT 127.0.0.1 HTTP/1.1\r\n\r\n", b"CONNECT 127.0.0.1:0 HTTP/1.1\r\n\r\n", b"CONNECT a:+80 HTTP/1.1\r\n\r\n", b"CONNECT a b:80 HTTP/1.1\r\n\r\n", b"CONNECT a@b:80 HTTP/1.1\r\n\r\n", b"CONNECT a:80 HTTP/1.1\r\nHost: b:80\r\n\r\n"):
+    for bad in (b"CONNECT 127.0.0.1 HTTP/1.1\r\n\r\n", b"CONNECT 127.0.0.1:0 HTTP/1.1\r\n\r\n", b"CONNECT a:+80 HTTP/1.1\r\n\r\n", b"CONNECT a b:80 HTTP/1.1\r\n\r\n", b"CONNECT a@b:80 HTTP/1.1\r\n\r\n", b"CONNECT a:80 HTTP/1.1\r\nHost: b:80\r\n\r\n", b"CONNECT a:80 HTTP/1.1\n\nHost: b\r\n\r\n", b"CONNECT a:80 HTTP/1.1\r\nX: y\nZ: w\r\n\r\n"):
         assert talk(port, bad).startswith(b"HTTP/1.1 400"), bad
     # An edit of the rules is in force for the next connection.
     banyan.write_rules(f"version: 1\negress: [{{id: core, listener: out, callers: {{cidr: [10.0.0.0/8]}}, to: {{host: 127.0.0.1, ports: [{origin}]}}}}]\n")

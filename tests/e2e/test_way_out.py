@@ -186,7 +186,7 @@ egress:
     assert told(*core, "--vpce", VPCE) == ("core", None, {"core": "allows"})
     assert told(*core) == (None, "egress_caller", {"core": "egress_caller"})
     assert told("core.bank.internal:22", *core[1:], "--vpce", VPCE)[1] == "egress_port"
-    assert told("a.notify.example.net:443", "--listener", "out", "--client-cert", "CN=notify") == ("push", None, {"push": "allows", "keyed": "egress_key"})
+    assert told("a.notify.example.net:443", "--listener", "out", "--client-cert", "CN=notify") == ("push", None, {"push": "allows", "keyed": "egress_destination"})
     assert told("api.example.net", "--listener", "out")[1] == "egress_key"
     assert told("api.example.net", "--listener", "out", "--plan", "functions")[0] == "keyed"
     assert told("-", "--listener", "nowhere") == (None, "egress_no_rule", {})

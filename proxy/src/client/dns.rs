@@ -8,7 +8,7 @@ use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfi
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 /// Names change no faster than this, and a record with TTL 0 would otherwise be asked for without end.
@@ -18,6 +18,8 @@ const TTL_MAX: Duration = Duration::from_secs(60);
 /// How long an answer may stand in for one that does not come; RFC 8767 says one to three days.
 const STALE_MAX: Duration = Duration::from_secs(24 * 3600);
 const STALE_NAMES_MAX: usize = 10_000;
+/// After a question that nobody has answered.
+const ASK_AGAIN: Duration = Duration::from_secs(5);
 
 /// A private zone, and who knows about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +33,22 @@ pub struct Resolver {
     /// The longest first.
     zones: Vec<(String, TokioResolver)>,
     dns: Option<TokioResolver>,
-    last: Mutex<HashMap<String, (Vec<IpAddr>, Instant)>>,
+    last: Mutex<HashMap<String, Known>>,
+}
+
+/// What DNS said last.
+struct Known {
+    addresses: Vec<IpAddr>,
+    at: Instant,
+    /// When nobody answered, since then.
+    failed: Option<Instant>,
+}
+
+/// Why there are no addresses.
+struct Unresolved {
+    text: String,
+    /// Somebody has answered: there are none.
+    sure: bool,
 }
 
 impl Resolver {
@@ -49,38 +66,62 @@ impl Resolver {
 
     /// An address stands for itself, for ever; a name for what DNS says.
     pub async fn addresses(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), String> {
+        self.ask(host).await.map_err(|error| error.text)
+    }
+
+    async fn ask(&self, host: &str) -> Result<(Vec<IpAddr>, Duration), Unresolved> {
         if let Ok(address) = host.parse::<IpAddr>() {
             return Ok((vec![address], Duration::MAX));
         }
         let zone = self.zones.iter().find(|(zone, _)| is_within(host, zone));
-        let dns = zone.map(|(_, dns)| dns).or(self.dns.as_ref()).ok_or("no resolver is configured")?;
-        let answer = dns.lookup_ip(host).await.map_err(|error| error.to_string())?;
+        let nobody = || Unresolved { text: "no resolver is configured".into(), sure: false };
+        let dns = zone.map(|(_, dns)| dns).or(self.dns.as_ref()).ok_or_else(nobody)?;
+        let answer = dns.lookup_ip(host).await.map_err(|error| Unresolved {
+            sure: error.is_nx_domain() || error.is_no_records_found(),
+            text: error.to_string(),
+        })?;
         let ttl = answer.valid_until().saturating_duration_since(Instant::now()).clamp(TTL_MIN, TTL_MAX);
         let mut addresses: Vec<IpAddr> = answer.iter().collect();
         addresses.sort_unstable();
         addresses.dedup();
-        if addresses.is_empty() { Err("the answer holds no address".into()) } else { Ok((addresses, ttl)) }
+        let none = || Unresolved { text: "the answer holds no address".into(), sure: true };
+        if addresses.is_empty() { Err(none()) } else { Ok((addresses, ttl)) }
     }
 
-    /// What DNS says within `wait`, or else what it said last, for a day.
+    /// What DNS says within `wait`; where nobody answers, what was said last, for a day.
     pub async fn addresses_or_last(&self, host: &str, wait: Duration) -> Option<Vec<IpAddr>> {
-        let asked = tokio::time::timeout(wait, self.addresses(host)).await;
-        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who has just been asked in vain is not waited for by everybody.
+        let recent = |known: &Known| known.failed.is_some_and(|at| at.elapsed() < ASK_AGAIN);
+        if let Some(known) = self.known().get(host).filter(|known| recent(known)) {
+            return Some(known.addresses.clone());
+        }
+        let asked = tokio::time::timeout(wait, self.ask(host)).await;
+        let mut last = self.known();
         match asked {
             Ok(Ok((addresses, Duration::MAX))) => Some(addresses),
             Ok(Ok((addresses, _))) => {
                 if last.len() >= STALE_NAMES_MAX && !last.contains_key(host) {
                     last.clear();
                 }
-                last.insert(host.to_owned(), (addresses.clone(), Instant::now()));
+                let known = Known { addresses: addresses.clone(), at: Instant::now(), failed: None };
+                last.insert(host.to_owned(), known);
                 Some(addresses)
             }
+            Ok(Err(Unresolved { sure: true, .. })) => {
+                last.remove(host);
+                None
+            }
             Ok(Err(_)) | Err(_) => {
-                let (addresses, _) = last.get(host).filter(|(_, at)| at.elapsed() < STALE_MAX)?;
+                let known = last.get_mut(host).filter(|known| known.at.elapsed() < STALE_MAX)?;
+                known.failed = Some(Instant::now());
                 tracing::warn!(host, "name not resolved; the last addresses stay");
-                Some(addresses.clone())
+                Some(known.addresses.clone())
             }
         }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Known>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

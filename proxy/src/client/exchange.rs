@@ -23,6 +23,10 @@ pub const TOO_LARGE: ErrorType = ErrorType::Custom("answer too large");
 /// How long an answer may take that was given before the request was read to its end.
 const EARLY_ANSWER: Duration = Duration::from_secs(1);
 
+/// Connections in a row that may have been given up for others, and how long the pool may take to see that.
+const CLOSED_MAX: usize = 64;
+const CLOSED: Duration = Duration::from_millis(1);
+
 /// Resting connections in a row that may turn out to be closed.
 const STALE_MAX: usize = 16;
 
@@ -97,6 +101,7 @@ impl Client {
         head: RequestHeader,
         body: Bytes,
     ) -> Result<Answer, Failed> {
+        let mut closed = 0;
         let (mut session, reused, in_use) = loop {
             let connected = self.connector.get_http_session(&peer).await;
             let (mut session, reused) = connected.map_err(|error| {
@@ -104,14 +109,17 @@ impl Client {
                 Failed { error: if unset { error.into_up() } else { error }, sent: false, reused: false }
             })?;
             match cap.map_or(Ok(None), |cap| cap.begin(socket(&session))) {
-                Ok(in_use) => {
-                    if let (Some(cap), HttpSession::H2(_)) = (cap, &session) {
-                        cap.carries(peer.options.max_h2_streams as u32);
-                    }
-                    break (session, reused, in_use);
+                Ok(in_use) => break (session, reused, in_use),
+                Err(Closing) if closed < CLOSED_MAX => {
+                    // Closed for another one between the pool and here; whoever keeps it has to see that first.
+                    closed += 1;
+                    session.shutdown().await;
+                    tokio::time::sleep(CLOSED).await;
                 }
-                // Closed for another one between the pool and here.
-                Err(Closing) => session.shutdown().await,
+                Err(Closing) => {
+                    let error = Error::explain(ErrorType::ConnectionClosed, "closed for another connection");
+                    return Err(Failed { error: error.into_up(), sent: false, reused: false });
+                }
             }
         };
         session.set_read_timeout(peer.options.read_timeout);

@@ -29,8 +29,12 @@ pub async fn head<S: AsyncRead + Unpin>(stream: &mut BufReader<S>) -> Result<Ask
     }
     let mut fields = [httparse::EMPTY_HEADER; 100];
     let mut request = httparse::Request::new(&mut fields);
+    // Ends of lines that another reader may take for none.
+    if bytes.iter().zip(bytes.iter().skip(1)).any(|(before, byte)| *byte == b'\n' && *before != b'\r') {
+        return Err(BAD);
+    }
     match request.parse(&bytes) {
-        Ok(httparse::Status::Complete(_)) if request.version == Some(1) => {}
+        Ok(httparse::Status::Complete(end)) if request.version == Some(1) && end == bytes.len() => {}
         _ => return Err(BAD),
     }
     if request.method != Some("CONNECT") {

@@ -9,7 +9,7 @@ mod through;
 
 use crate::access_log::Line;
 use crate::arrival::arrive;
-use crate::caps::{Full, Permit};
+use crate::caps::{Full, Permit, WHOLE};
 use crate::certificates::{HotCertificate, subject};
 use crate::proxy::Shared;
 use crate::settings::{Listener, Mode};
@@ -111,6 +111,12 @@ impl Egress {
             admitted.unwrap_or(Ok(())).map_err(|_| by_rule(429, "api_key_rate"))?;
         }
         let way = live.serving.ways.get(&rule.id).ok_or_else(|| by_rule(503, "no_rules"))?;
+        let looked_up = self.shared.supplies.resolver.addresses_or_last(&host, DNS_MAX).await;
+        let addresses = looked_up.ok_or_else(|| by_rule(502, "egress_dns"))?;
+        let allowed: Vec<IpAddr> = addresses.into_iter().filter(|it| rule.may_reach(&host, *it)).collect();
+        if allowed.is_empty() {
+            return Err(by_rule(403, "egress_address"));
+        }
         let permit = match &way.cap {
             Some(capped) => Some(self.enter(rule, capped, caller).await.map_err(|full| {
                 by_rule(
@@ -123,12 +129,6 @@ impl Egress {
             })?),
             None => None,
         };
-        let looked_up = self.shared.supplies.resolver.addresses_or_last(&host, DNS_MAX).await;
-        let addresses = looked_up.ok_or_else(|| by_rule(502, "egress_dns"))?;
-        let allowed: Vec<IpAddr> = addresses.into_iter().filter(|it| rule.may_reach(&host, *it)).collect();
-        if allowed.is_empty() {
-            return Err(by_rule(403, "egress_address"));
-        }
         let mut cause = "egress_connect";
         for ip in allowed.iter().take(TRIES) {
             let address = SocketAddr::new(*ip, port);
@@ -172,9 +172,9 @@ impl Egress {
         let begun = Instant::now();
         let _waits = Gauge::new(metrics.egress.queued.with_label_values(&[&*rule.id]));
         let entered = match (&caller.endpoint, caller.address) {
-            (Some(endpoint), _) => cap.enter(figures, &**endpoint).await,
-            (None, Some(address)) => cap.enter(figures, &address).await,
-            (None, None) => cap.enter(figures, "").await,
+            (Some(endpoint), _) => cap.enter(figures, WHOLE, &**endpoint).await,
+            (None, Some(address)) => cap.enter(figures, WHOLE, &address).await,
+            (None, None) => cap.enter(figures, WHOLE, "").await,
         };
         metrics.egress.queue.with_label_values(&[&*rule.id]).observe(begun.elapsed().as_secs_f64());
         entered

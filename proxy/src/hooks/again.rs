@@ -22,6 +22,9 @@ pub const AGAIN: ErrorType = ErrorType::Custom("try again");
 /// Transparent tries on a fresh connection after a pooled one turned out to be closed.
 pub const STALE_TRIES_MAX: u32 = 3;
 
+/// How often a request is sent back to share a connection; each time something has happened to it.
+pub const SHARES_MAX: u32 = 1_000;
+
 /// Which failure this is, when it is the backend's.
 pub fn kind(error: &Error) -> Option<FailureKind> {
     use ErrorType::*;
@@ -120,7 +123,9 @@ pub fn after_connect(
     ctx: &mut Context,
     mut error: Box<Error>,
 ) -> Box<Error> {
-    if *error.etype() == SHARE {
+    if *error.etype() == SHARE && ctx.shares < SHARES_MAX {
+        // Not a failure of anybody.
+        (ctx.shares, ctx.tries) = (ctx.shares + 1, ctx.tries - 1);
         error.set_retry(true);
         return error;
     }

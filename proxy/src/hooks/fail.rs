@@ -5,6 +5,8 @@
 
 use crate::answers::{Cause, refuse};
 use crate::context::Context;
+use crate::hooks::again::AGAIN;
+use crate::targets::dial::SHARE;
 use crate::wire;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::{FailToProxy, Session};
@@ -17,6 +19,8 @@ pub fn status(error: &Error, ctx: &Context) -> (u16, Cause) {
     use ErrorType::*;
     match (error.esource(), error.etype()) {
         (_, HTTPStatus(status)) => (*status, ctx.cause.unwrap_or("refused")),
+        // Sent back to connections that were closed or full, until that was enough.
+        (_, kind) if *kind == AGAIN || *kind == SHARE => (503, "backend_queue_timeout"),
         (ErrorSource::Upstream, ConnectTimedout | TLSHandshakeTimedout) => (504, "connect_timeout"),
         (ErrorSource::Upstream, ReadTimedout | WriteTimedout) => (504, "backend_timeout"),
         (

@@ -11,6 +11,7 @@ use crate::facts::{self, Client, facts, target};
 use crate::fleet_limit::FleetLimit;
 use crate::hooks::admission::{Checked, Denied};
 use crate::hooks::authorize::{self, Look, Unasked};
+use crate::hooks::upstream::lets_out_all;
 use crate::hooks::{admission, hygiene};
 use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
@@ -254,7 +255,9 @@ fn side(shared: &Shared, live: &Arc<Live>, index: u32, facts: &RequestFacts<'_>,
                 decision = Decision { side: Side::Legacy, reason: Reason::Ceiling, ..decision };
                 runtime.over_ceiling.fetch_add(1, Ordering::Relaxed);
             }
-            if let Some(rule) = route.shadow.as_ref().filter(|_| !ctx.upgrade) {
+            // A copy is the caller's as well: it goes nowhere its caller may not.
+            let copied = !ctx.upgrade && lets_out_all(shared, live, ctx, route);
+            if let Some(rule) = route.shadow.as_ref().filter(|_| copied) {
                 ctx.capture = sampled(shared, live, runtime, route, rule, &decision, facts.method);
             }
             ctx.decision = Some(decision);

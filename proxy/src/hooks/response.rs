@@ -7,7 +7,6 @@ use crate::context::{ATTRIBUTION, Context};
 use crate::facts::nominated;
 use crate::hooks::again::{AGAIN, plan};
 use crate::proxy::Shared;
-use crate::targets::backend::H2_STREAMS;
 use crate::wire;
 use banyan_routes::decide::{OWN_COOKIE, own_key_text};
 use banyan_routes::rewrite::{Addresses, cookie_with_domain, public_location};
@@ -41,14 +40,16 @@ pub fn received(
         // Nobody asked for a tunnel; what follows would be read by no one's rules.
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 to an ordinary request").into_up());
     }
+    if response.status == StatusCode::SWITCHING_PROTOCOLS
+        && let Some(opened) = ctx.opened.take()
+    {
+        opened.keep();
+    }
     if let Some(odd) = odd_framing(response) {
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, odd).into_up());
     }
     if let Some(sent) = &ctx.sent {
         let took = sent.at.elapsed();
-        if let Some((cap, _)) = sent.backend.cap.as_ref().filter(|_| response.version == Version::HTTP_2) {
-            cap.carries(H2_STREAMS as u32);
-        }
         sent.backend.response_seconds.observe(took.as_secs_f64());
         ctx.first_byte = Some(ctx.started.elapsed());
         if let Some(capture) = &mut ctx.capture {

@@ -10,13 +10,13 @@ use crate::hooks::again;
 use crate::live::Live;
 use crate::proxy::Shared;
 use crate::targets::backend::{BREAKER_OPEN, Endpoint, NO_ADDRESS, RunningBackend};
-use crate::targets::dial::Capped;
+use crate::targets::dial::{Capped, SOON};
 use crate::targets::live_breaker::Admission;
 use crate::targets::tunnel::{self, TunnelConnect};
-use banyan_routes::egress::{Caller, may_send};
+use banyan_routes::egress::{Caller, EgressRule, may_send};
 use banyan_routes::file::Protocol;
 use banyan_routes::ids::Side;
-use banyan_routes::table::Timeouts;
+use banyan_routes::table::{Route, Timeouts};
 use banyan_routes::terms::FailureKind;
 use http::{Version, header};
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
@@ -37,6 +37,7 @@ pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Resu
         capture.request.reset();
     }
     let Some(live) = ctx.live.clone() else { return Err(Error::new_in(ErrorType::HTTPStatus(503))) };
+    let alone = ctx.upgrade || session.req_header().version == Version::HTTP_10;
     // What the last try was let through for is over.
     (ctx.probe, ctx.in_use) = (None, None);
     let (backend, endpoint, probe) = loop {
@@ -45,11 +46,14 @@ pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Resu
         let Some(backend) = number.map(|number| live.serving.backends[number as usize].clone()) else {
             return Err(Error::new_in(ErrorType::HTTPStatus(503)));
         };
-        if let Some(cause) = shut(shared, &live, ctx, &backend) {
-            ctx.cause = Some(cause);
-            return Err(Error::explain(ErrorType::HTTPStatus(403), cause));
-        }
-        let cause = match ready(ctx, &backend).await {
+        let rule = match let_out(shared, &live, ctx, &backend) {
+            Ok(rule) => rule,
+            Err(cause) => return Err(refused(ctx, cause)),
+        };
+        let cause = match ready(ctx, &backend, alone).await {
+            Ok((endpoint, _)) if rule.is_some_and(|rule| !rule.may_send_to(endpoint.address.ip())) => {
+                return Err(refused(ctx, "egress_address"));
+            }
             Ok((endpoint, probe)) => break (backend, endpoint, probe),
             Err(cause) => cause,
         };
@@ -67,13 +71,16 @@ pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Resu
     let mut peer = Box::new(endpoint.peer.clone());
     set_timeouts(&mut peer, &timeouts, remaining);
     let request = session.req_header();
-    if ctx.upgrade || request.version == Version::HTTP_10 {
+    if alone {
         // Websockets have no form over HTTP/2 here, and an HTTP/1.0 client needs an answer whose framing we can change.
         peer.options.alpn = ALPN::H1;
+        peer.options.custom_l4 = Some(backend.dials.alone.clone());
     }
     if ctx.upgrade {
         peer.options.read_timeout = None;
-        peer.options.custom_l4 = Some(Arc::new(TunnelConnect(backend.dial.clone())));
+        let (connect, opened) = TunnelConnect::new(backend.dials.alone.clone());
+        peer.options.custom_l4 = Some(Arc::new(connect));
+        ctx.opened = Some(opened);
         peer.group_key ^= tunnel::GROUP;
     }
     let bodyless = ctx.whole
@@ -94,13 +101,19 @@ pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Resu
 }
 
 /// An address, and whether it is asked as a probe; or why nothing can be sent now.
-async fn ready(ctx: &mut Context, backend: &RunningBackend) -> Result<(Arc<Endpoint>, bool), Cause> {
-    // One that is kept for the last try would be waited for in vain.
-    ctx.permit = None;
+async fn ready(
+    ctx: &mut Context,
+    backend: &RunningBackend,
+    alone: bool,
+) -> Result<(Arc<Endpoint>, bool), Cause> {
+    let cost = backend.cost(alone);
+    // One that is good for this try as well keeps its turn; any other would be waited for in vain.
+    ctx.permit =
+        ctx.permit.take().filter(|it| backend.cap.as_ref().is_some_and(|(cap, _)| it.is_for(cap, cost)));
     backend.authorised()?;
-    if let Some(capped) = &backend.cap {
+    if let Some(capped) = backend.cap.as_ref().filter(|_| ctx.permit.is_none()) {
         // In a box of its own: few backends have a cap.
-        ctx.permit = Some(Box::pin(turn(ctx, backend, capped)).await?);
+        ctx.permit = Some(Box::pin(turn(ctx, backend, capped, cost)).await?);
     }
     let avoid = ctx.sent.as_ref().filter(|_| ctx.failed.is_some()).map(|sent| sent.endpoint.address);
     let endpoint = backend.pick(avoid).ok_or(NO_ADDRESS)?;
@@ -112,14 +125,19 @@ async fn ready(ctx: &mut Context, backend: &RunningBackend) -> Result<(Arc<Endpo
 }
 
 /// Its turn among those that want a connection: in order for one caller, by turns between callers.
-async fn turn(ctx: &Context, backend: &RunningBackend, (cap, rule): &Capped) -> Result<Permit, Cause> {
+async fn turn(
+    ctx: &Context,
+    backend: &RunningBackend,
+    (cap, rule): &Capped,
+    cost: u32,
+) -> Result<Permit, Cause> {
     let begun = Instant::now();
     let total = ctx.route().and_then(|route| route.policy.timeouts.total);
     let left = total.map_or(Duration::MAX, |total| total.saturating_sub(ctx.started.elapsed()));
     let entering = async {
         match &ctx.endpoint {
-            Some(endpoint) => cap.enter(rule, &**endpoint).await,
-            None => cap.enter(rule, &ctx.client.address).await,
+            Some(endpoint) => cap.enter(rule, cost, &**endpoint).await,
+            None => cap.enter(rule, cost, &ctx.client.address).await,
         }
     };
     let entered = tokio::time::timeout(left, entering).await.unwrap_or(Err(Full::Late));
@@ -130,25 +148,44 @@ async fn turn(ctx: &Context, backend: &RunningBackend, (cap, rule): &Capped) -> 
     })
 }
 
-/// Why this caller may not be sent there, on a listener that has egress rules.
-fn shut(shared: &Shared, live: &Live, ctx: &Context, backend: &RunningBackend) -> Option<Cause> {
+fn refused(ctx: &mut Context, cause: Cause) -> Box<Error> {
+    ctx.cause = Some(cause);
+    Error::explain(ErrorType::HTTPStatus(403), cause)
+}
+
+/// The rule by which this caller may be sent there, on a listener that has egress rules; or why it may not.
+pub fn let_out<'a>(
+    shared: &Shared,
+    live: &'a Live,
+    ctx: &Context,
+    backend: &RunningBackend,
+) -> Result<Option<&'a EgressRule>, Cause> {
     if !live.serving.exits.get(ctx.listener).is_some_and(|exit| *exit) {
-        return None;
+        return Ok(None);
     }
     let listener = shared.settings.listeners.get(ctx.listener).map_or("", |it| it.name.as_str());
     let (address, endpoint) = (Some(ctx.client.address), ctx.endpoint.clone());
     let caller = Caller { address, endpoint, ..Caller::default() };
     let origins: Vec<_> = backend.origins.iter().map(|origin| (&*origin.host, origin.port)).collect();
-    may_send(&live.serving.table.egress, listener, &caller, &origins).err().map(|denied| denied.cause())
+    let rules = &live.serving.table.egress;
+    may_send(rules, listener, &caller, &origins).map(Some).map_err(|denied| denied.cause())
+}
+
+/// Whether this caller may be sent to every backend of a route.
+pub fn lets_out_all(shared: &Shared, live: &Live, ctx: &Context, route: &Route) -> bool {
+    let backend = |side| route.backend(side).map(|number| &live.serving.backends[number as usize]);
+    Side::ALL.into_iter().filter_map(backend).all(|backend| let_out(shared, live, ctx, backend).is_ok())
 }
 
 /// Which connection it has become: whoever rests on it now, it is this request's.
-pub fn connected(ctx: &mut Context, socket: RawFd) -> Result<()> {
+pub async fn connected(ctx: &mut Context, socket: RawFd) -> Result<()> {
     let Some((cap, _)) = ctx.sent.as_ref().and_then(|sent| sent.backend.cap.as_ref()) else { return Ok(()) };
     match cap.begin(socket) {
         Ok(used) => ctx.in_use = used,
         Err(Closing) => {
-            // It was closed for another one between the pool and here; nothing was sent.
+            // It was closed for another one between the pool and here; nothing was sent. Whoever keeps it has to see that first.
+            tokio::time::sleep(SOON).await;
+            ctx.tries -= 1;
             let mut error = Error::explain(again::AGAIN, "closed for another connection");
             error.set_retry(true);
             return Err(error);

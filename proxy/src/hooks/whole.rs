@@ -74,7 +74,11 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
         if begun || *error.esource() == ErrorSource::Downstream {
             return Err(error);
         }
-        if *error.etype() == AGAIN || *error.etype() == SHARE {
+        if *error.etype() == AGAIN {
+            continue;
+        }
+        if *error.etype() == SHARE && ctx.shares < again::SHARES_MAX {
+            (ctx.shares, ctx.tries) = (ctx.shares + 1, ctx.tries - 1);
             continue;
         }
         let replayable = ctx.route().is_some_and(|route| route.replayable(&session.req_header().method));
@@ -226,6 +230,8 @@ pub async fn send(
 ) -> Result<Answer, Failure> {
     let client = &shared.supplies.client;
     let cap = backend.cap.as_ref().map(|(cap, _)| cap);
+    let mut peer = peer;
+    peer.options.custom_l4 = Some(backend.dials.whole.clone());
     let sending = async { Ok(client.send_within(cap, peer, head, body).await) };
     match bounded(session, left, sending).await {
         Ok(Ok(answer)) => Ok(answer),

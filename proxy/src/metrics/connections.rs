@@ -1,9 +1,14 @@
-//! Connections to backends, who waits for one, and the ports they take.
+//! Connections from endpoints and to backends, who waits for one, and the ports they take.
 //!
-//! Input: what backends have open, once a second, and what is opened. Output: gauges and a histogram. Must not: take labels from the network.
+//! Input: what backends have open, once a second, and what is opened. Output: gauges, a histogram and a counter. Must not: take labels from the
+//! network, but for endpoints that a balancer names, and of those a bounded number.
 
 use super::{LATENCY_BUCKETS_S, register};
-use pingora_prometheus::prometheus::{GaugeVec, HistogramOpts, HistogramVec, IntGaugeVec, Opts, Registry};
+use pingora_prometheus::prometheus::{
+    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+};
+use std::collections::HashSet;
+use std::sync::{Mutex, PoisonError};
 
 pub struct Connections {
     pub open: IntGaugeVec,
@@ -11,7 +16,13 @@ pub struct Connections {
     pub wait: GaugeVec,
     pub egress_wait: GaugeVec,
     pub ports: IntGaugeVec,
+    endpoints: IntCounterVec,
+    /// That have a series of their own.
+    known: Mutex<HashSet<Box<str>>>,
 }
+
+/// Endpoints with a series of their own; the others share one.
+const ENDPOINTS_MAX: usize = 200;
 
 impl Connections {
     pub(super) fn new(registry: &Registry) -> Connections {
@@ -24,6 +35,7 @@ impl Connections {
             HistogramOpts::from(opts("backend_queue_seconds", help)).buckets(LATENCY_BUCKETS_S.to_vec());
         let longest = "How long the one has waited who waits longest now.";
         let wait = |name: &str, label: &str| register(registry, GaugeVec::new(opts(name, longest), &[label]));
+        let by_end = "Connections with a PROXY header, by the VPC endpoint that it names.";
         let states = "Connections in use and idle, and callers queued for one.";
         Connections {
             open: gauge("backend_connections", states, &["backend", "state"]),
@@ -35,6 +47,42 @@ impl Connections {
                 "Ports in use, by the address they belong to and where they lead.",
                 &["source", "destination"],
             ),
+            endpoints: register(
+                registry,
+                IntCounterVec::new(opts("endpoint_connections_total", by_end), &["endpoint"]),
+            ),
+            known: Mutex::default(),
         }
+    }
+
+    /// Who has come, by the endpoint of its network; `none` where there is none, `other` where there are too many.
+    pub fn arrived(&self, endpoint: Option<&str>) {
+        let label = endpoint.map_or("none", |endpoint| {
+            let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
+            let has_series =
+                known.contains(endpoint) || known.len() < ENDPOINTS_MAX && known.insert(endpoint.into());
+            if has_series { endpoint } else { "other" }
+        });
+        self.endpoints.with_label_values(&[label]).inc();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn many_endpoints_share_a_series() {
+        let registry = Registry::new();
+        let connections = Connections::new(&registry);
+        for number in 0..1_000 {
+            connections.arrived(Some(&format!("vpce-{}", number % 500)));
+        }
+        connections.arrived(None);
+        let families = registry.gather();
+        let family = families.iter().find(|family| family.name() == "banyan_endpoint_connections_total");
+        assert_eq!(family.map(|family| family.get_metric().len()), Some(ENDPOINTS_MAX + 2));
+        assert_eq!(connections.endpoints.with_label_values(&["vpce-7"]).get(), 2);
+        assert_eq!(connections.endpoints.with_label_values(&["other"]).get(), 600);
     }
 }

@@ -121,7 +121,8 @@ impl Mirror {
         if backend.shadow_breaker.is_open() {
             return drop_exchange(&self.metrics, exchange, Loss::Breaker);
         }
-        if backend.cap.as_ref().is_some_and(|(cap, rule)| cap.try_enter(rule).is_none()) {
+        if backend.cap.as_ref().is_some_and(|(cap, rule)| cap.try_enter(rule, backend.cost(false)).is_none())
+        {
             return drop_exchange(&self.metrics, exchange, Loss::Connections);
         }
         let ask = &exchange.ask;

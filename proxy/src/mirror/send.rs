@@ -94,11 +94,14 @@ impl Sender {
     ) -> Result<Shadowed> {
         let endpoint = backend.pick(None).ok_or_else(|| Error::new(ErrorType::ConnectError))?;
         let permit = match &backend.cap {
-            Some((cap, rule)) => Some(cap.try_enter(rule).ok_or_else(|| Error::new(NO_CONNECTION))?),
+            Some((cap, rule)) => {
+                Some(cap.try_enter(rule, backend.cost(false)).ok_or_else(|| Error::new(NO_CONNECTION))?)
+            }
             None => None,
         };
         let mut peer = endpoint.peer.clone();
         let (connect, first_byte) = copy.timeouts.map_or((None, None), |it| (it.connect, it.first_byte));
+        peer.options.custom_l4 = Some(backend.dials.alone.clone());
         peer.options.connection_timeout = connect.or(Some(DEADLINE));
         peer.options.total_connection_timeout = peer.options.connection_timeout;
         peer.options.read_timeout = Some(first_byte.map_or(DEADLINE, |it| it.min(DEADLINE)));

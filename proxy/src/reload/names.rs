@@ -79,6 +79,12 @@ impl Reloader {
                         "`bind`, `connections` and `tls` of the backend".into(),
                     )
                 }
+                Some(Mode::Connect) if !rule.callers.plans.is_empty() && !self.has_keys => (
+                    "egress_plan",
+                    at("callers.plan"),
+                    "this proxy knows no keys".into(),
+                    "`api_keys` in the settings".into(),
+                ),
                 Some(Mode::Tcp | Mode::TlsPassthrough) if !rule.callers.plans.is_empty() => (
                     "egress_listener",
                     at("callers.plan"),

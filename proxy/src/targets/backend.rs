@@ -6,7 +6,7 @@
 
 use crate::aws::credentials::CredentialStore;
 use crate::aws::sign::{self, Scope};
-use crate::caps::Figures;
+use crate::caps::{Figures, Pool, WHOLE};
 use crate::targets::breaker::{Breaker, millis};
 use crate::targets::dial::{Capped, Dial};
 use crate::targets::function::RunningFunction;
@@ -37,7 +37,7 @@ use tokio::sync::mpsc::UnboundedSender;
 const POOL_IDLE: Duration = Duration::from_secs(50);
 
 /// Streams on one HTTP/2 connection; 100 is what servers allow at the least.
-pub const H2_STREAMS: usize = 100;
+const H2_STREAMS: usize = 100;
 
 /// Longer than so many times its time no address is left out.
 const EJECTIONS_MAX: u32 = 10;
@@ -75,9 +75,7 @@ pub struct RunningBackend {
     ca: Option<Arc<[WrappedX509]>>,
     client: Option<Arc<CertKey>>,
     pub response_seconds: Histogram,
-    pub dial: Arc<Dial>,
-    /// How checks of health connect.
-    pub checks: Arc<Dial>,
+    pub dials: Dials,
     /// Where the rules give it one.
     pub cap: Option<Capped>,
     pub queue_seconds: Histogram,
@@ -97,6 +95,22 @@ pub struct RunningBackend {
     transitions: IntCounterVec,
     state: IntGauge,
     ejections: IntCounter,
+}
+
+/// How its connections are made: for one pool or the other, which cannot see each other's.
+#[derive(Debug)]
+pub struct Dials {
+    pub main: Arc<Dial>,
+    pub whole: Arc<Dial>,
+    /// Websockets, shadows, HTTP/1 where the others speak HTTP/2.
+    pub alone: Arc<Dial>,
+    /// Checks of health and our own calls: beyond the cap.
+    pub checks: Arc<Dial>,
+}
+
+/// It is said to speak HTTP/2: a connection takes 100 requests at a time.
+fn multiplexes(definition: &Backend) -> bool {
+    matches!(definition.protocol, Protocol::H2 | Protocol::H2c)
 }
 
 /// Why a backend cannot run in this process, whatever the rules say.
@@ -154,8 +168,12 @@ impl RunningBackend {
             ca,
             client,
             response_seconds,
-            checks: Arc::new(dial.uncapped()),
-            dial: Arc::new(dial),
+            dials: Dials {
+                main: dial.within(Pool::Main, multiplexes(definition)),
+                whole: dial.within(Pool::Whole, multiplexes(definition)),
+                alone: dial.within(Pool::Alone, false),
+                checks: dial.uncapped(),
+            },
             cap,
             queue_seconds: supplies.metrics.connections.queue.with_label_values(&[&*definition.id]),
             under_way: AtomicU32::new(0),
@@ -215,7 +233,7 @@ impl RunningBackend {
             (Protocol::Auto, false) | (Protocol::H1, _) | (Protocol::H2c, true) => ALPN::H1,
         };
         options.ca = self.ca.clone();
-        options.custom_l4 = Some(self.dial.clone());
+        options.custom_l4 = Some(self.dials.main.clone());
         options.idle_timeout = Some(POOL_IDLE);
         options.max_h2_streams = H2_STREAMS;
         // Found dead after 60 + 3 x 10 s, before a NAT or an NLB (350 s) forgets the flow.
@@ -267,12 +285,17 @@ impl RunningBackend {
         Some(candidates().nth((turn + 1) % count).unwrap_or(first).clone())
     }
 
+    /// What a request to it costs of a cap; `alone` has a connection for itself.
+    pub fn cost(&self, alone: bool) -> u32 {
+        if alone || !multiplexes(&self.definition) { WHOLE } else { WHOLE / H2_STREAMS as u32 }
+    }
+
     /// Connections as they are now.
     pub fn connections(&self) -> Figures {
         match &self.cap {
             Some((cap, _)) => cap.figures(),
             None => {
-                let open = self.dial.open();
+                let open = self.dials.main.open();
                 // Over HTTP/2 many requests share one.
                 let in_use = self.under_way.load(Ordering::Relaxed).min(open);
                 Figures { in_use, idle: open - in_use, ..Figures::default() }

@@ -3,7 +3,7 @@
 //! Input: an address, by the framework or by an egress rule. Output: a socket that is counted until it is closed. Must not: cost anything where a
 //! connection is used again.
 
-use crate::caps::{Cap, Place, Shared};
+use crate::caps::{Cap, Opened, Place, Pool, Shared};
 use crate::metrics::Metrics;
 use async_trait::async_trait;
 use banyan_routes::backend::Sources;
@@ -23,15 +23,20 @@ use tokio::net::TcpStream;
 
 /// No connection of its own is needed: there is one to share.
 pub const SHARE: ErrorType = ErrorType::Custom("share");
-const SHARED: Duration = Duration::from_millis(1);
+/// As long as what is under way between a pool and its users may take.
+pub const SOON: Duration = Duration::from_millis(1);
 
 /// A cap, and what the rules say of it.
 pub type Capped = (Arc<Cap>, Connections);
 
+#[derive(Clone)]
 pub struct Dial {
     sources: Sources,
-    turn: AtomicUsize,
+    turn: Arc<AtomicUsize>,
     cap: Option<Capped>,
+    pool: Pool,
+    /// A connection takes many requests at a time.
+    shared: bool,
     /// What it leads to, in the metrics.
     destination: Box<str>,
     ports: IntGaugeVec,
@@ -63,19 +68,24 @@ impl Dial {
     pub fn new(sources: &Sources, cap: Option<Capped>, destination: &str, metrics: &Metrics) -> Dial {
         Dial {
             sources: sources.clone(),
-            turn: AtomicUsize::new(0),
+            turn: Arc::default(),
             cap,
+            pool: Pool::Alone,
+            shared: false,
             destination: destination.into(),
             ports: metrics.connections.ports.clone(),
             open: Arc::default(),
         }
     }
 
+    /// The same, for connections of one pool.
+    pub fn within(&self, pool: Pool, shared: bool) -> Arc<Dial> {
+        Arc::new(Dial { pool, shared, ..self.clone() })
+    }
+
     /// For checks of health, which say something only when they get through: beyond the cap.
-    pub fn uncapped(&self) -> Dial {
-        let (sources, destination) = (self.sources.clone(), self.destination.clone());
-        let (ports, open) = (self.ports.clone(), self.open.clone());
-        Dial { sources, turn: AtomicUsize::new(0), cap: None, destination, ports, open }
+    pub fn uncapped(&self) -> Arc<Dial> {
+        Arc::new(Dial { cap: None, ..self.clone() })
     }
 
     /// Connections that are open, used or not.
@@ -86,14 +96,17 @@ impl Dial {
     /// Waits for a place; who calls says for how long.
     pub async fn tcp(&self, address: &InetAddr) -> Result<(TcpStream, Counted)> {
         let place = match &self.cap {
-            Some((cap, rule)) => match cap.place(rule, address).await {
-                Ok(place) => Some(place),
-                Err(Shared) => {
-                    // It is on its way to the pool, or about to be.
-                    tokio::time::sleep(SHARED).await;
-                    return Err(Error::explain(SHARE, "a connection that takes more requests"));
+            Some((cap, rule)) => {
+                let wanted = Opened { to: *address, pool: self.pool, shared: self.shared };
+                match cap.place(rule, wanted).await {
+                    Ok(place) => Some(place),
+                    Err(Shared) => {
+                        // It is on its way to the pool, or about to be.
+                        tokio::time::sleep(SOON).await;
+                        return Err(Error::explain(SHARE, "a connection that takes more requests"));
+                    }
                 }
-            },
+            }
             None => None,
         };
         let stream = connect(address, self.source(address)?.as_ref()).await?;
@@ -104,18 +117,21 @@ impl Dial {
         Ok((stream, Counted { ports, open: self.open.clone(), place }))
     }
 
-    /// The next of the addresses of that family.
+    /// The next of the addresses of that family. Where addresses are given, no other is taken in their place.
     fn source(&self, to: &InetAddr) -> Result<Option<BindTo>> {
         let Sources { addresses, ports } = &self.sources;
-        let fits = |it: &&IpAddr| it.is_ipv4() == to.is_ipv4();
-        let count = addresses.iter().filter(fits).count();
-        let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(count);
-        let address = turn.and_then(|turn| addresses.iter().filter(fits).nth(turn).copied());
-        if address.is_none() && ports.is_none() {
+        if addresses.is_empty() && ports.is_none() {
             return Ok(None);
         }
         let mut source = BindTo::default();
-        source.addr = address.map(|address| InetAddr::new(address, 0));
+        if !addresses.is_empty() {
+            let fits = |it: &&IpAddr| it.is_ipv4() == to.is_ipv4();
+            let count = addresses.iter().filter(fits).count();
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed).checked_rem(count);
+            let address = turn.and_then(|turn| addresses.iter().filter(fits).nth(turn));
+            let none = || Error::explain(ErrorType::BindError, "no address of that family to connect from");
+            source.addr = Some(InetAddr::new(*address.ok_or_else(none)?, 0));
+        }
         source.set_port_range(ports.map(|ports| (ports.first, ports.last)))?;
         Ok(Some(source))
     }
@@ -127,7 +143,7 @@ impl Connect for Dial {
         let address = address.as_inet().ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
         let (tcp, mut counted) = self.tcp(address).await.map_err(Error::into_up)?;
         if let Some(place) = &mut counted.place {
-            place.pooled(&tcp, Some(*address));
+            place.pooled(&tcp);
         }
         Ok(traced(Stream::from(tcp), counted))
     }

@@ -52,7 +52,7 @@ async fn check(
 ) -> Result<()> {
     let mut peer = endpoint.peer.clone();
     peer.options.connection_timeout = Some(health.timeout);
-    peer.options.custom_l4 = Some(backend.checks.clone());
+    peer.options.custom_l4 = Some(backend.dials.checks.clone());
     let (mut session, _) = connector.get_http_session(&peer).await?;
     let mut request = RequestHeader::build("GET", health.path.as_bytes(), Some(3))?;
     request.insert_header("Host", backend.host(endpoint).unwrap_or(&endpoint.authority))?;

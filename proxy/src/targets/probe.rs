@@ -55,7 +55,8 @@ pub async fn function(
     let body = event(function.target.format, &request);
     let head = function.request(&endpoint.authority, &body, None, &credentials, now)?;
     let mut peer = endpoint.peer.clone();
-    peer.options.connection_timeout = Some(CONNECT_MAX);
+    peer.options.total_connection_timeout = Some(CONNECT_MAX);
+    peer.options.custom_l4 = Some(backend.dials.checks.clone());
     peer.options.read_timeout = Some(wait_max);
     let called = supplies.client.send(peer, head, Bytes::from(body)).await;
     let called = called.map_err(|failed| failed.error.to_string())?;
@@ -91,7 +92,8 @@ pub async fn get(
     let mut head = build().map_err(|error| error.to_string())?;
     backend.authorise(&mut head, &[]).map_err(|(_, cause)| cause)?;
     let mut peer = endpoint.peer.clone();
-    peer.options.connection_timeout = Some(CONNECT_MAX);
+    peer.options.total_connection_timeout = Some(CONNECT_MAX);
+    peer.options.custom_l4 = Some(backend.dials.checks.clone());
     peer.options.read_timeout = Some(wait_max);
     let got =
         supplies.client.send(peer, head, Bytes::new()).await.map_err(|failed| failed.error.to_string())?;

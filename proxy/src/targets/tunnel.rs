@@ -13,9 +13,11 @@ use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream;
 use pingora_core::protocols::l4::virt::{VirtualSockOpt, VirtualSocket, VirtualSocketStream};
 use pingora_error::{Error, ErrorType, OrErr, Result};
+use rustix::net::{Shutdown, shutdown};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
@@ -24,14 +26,48 @@ use tokio::net::TcpStream;
 pub const GROUP: u64 = 0x7765_6273_6f63_6b65;
 
 #[derive(Debug)]
-pub struct TunnelConnect(pub Arc<Dial>);
+pub struct TunnelConnect {
+    dial: Arc<Dial>,
+    handle: Arc<Mutex<Option<OwnedFd>>>,
+}
+
+impl TunnelConnect {
+    /// With what closes the connection in the end, where it has not become a websocket's: nobody else is to have it.
+    pub fn new(dial: Arc<Dial>) -> (TunnelConnect, Opened) {
+        let handle = Arc::default();
+        (TunnelConnect { dial, handle: Arc::clone(&handle) }, Opened(handle))
+    }
+}
+
+/// Closed with it, unless it is to be kept.
+#[derive(Debug)]
+pub struct Opened(Arc<Mutex<Option<OwnedFd>>>);
+
+impl Opened {
+    /// It is a websocket's now, and ends with that.
+    pub fn keep(self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+impl Drop for Opened {
+    fn drop(&mut self) {
+        if let Some(handle) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // The pool sees its end. One that has ended already needs none.
+            let _ = shutdown(handle, Shutdown::Both);
+        }
+    }
+}
 
 #[async_trait]
 impl Connect for TunnelConnect {
     async fn connect(&self, address: &SocketAddr) -> Result<Stream> {
         let address = address.as_inet().ok_or_else(|| Error::new_up(ErrorType::ConnectError))?;
-        let (stream, counted) = self.0.tcp(address).await.map_err(Error::into_up)?;
+        let (stream, counted) = self.dial.tcp(address).await.map_err(Error::into_up)?;
         stream.set_nodelay(true).or_err(ErrorType::SocketError, "TCP_NODELAY")?;
+        // Without a descriptor to spare it rests in the pool, as others do.
+        *self.handle.lock().unwrap_or_else(PoisonError::into_inner) =
+            stream.as_fd().try_clone_to_owned().ok();
         let patient = VirtualSocketStream::new(Box::new(Patient { stream, wrote: false }));
         Ok(traced(Stream::from(patient), counted))
     }
