@@ -8,7 +8,7 @@ request comes from the kernel's run time of the proxy's own threads, which satur
     make bench BENCH_ARGS="--rounds 3 --secs 2 --works plain"
 Works: plain (1 KiB and 64 KiB keep-alive), routes (10 and 10,000), reload (10 and 10,000 routes, under load), load (100,000 routes), functions (calls of a
 Lambda function, beside Envoy's aws_lambda filter), mirror (every request copied to a fast, a slow and a dead shadow, beside nginx's and Envoy's mirrors), compare (how many
-answers one core compares).
+answers one core compares), tunnels (TCP with PROXY headers, and resting connections, beside HAProxy).
 """
 
 import argparse
@@ -30,6 +30,7 @@ import zipfile
 
 from mirror import compare, mirror, mirror_claims
 from peers import BANYAN, LOAD_CORE, PEERS, PROXY_CORE, ROOT, VENV, Running, banyan, interleaved, lease, ratios, show, upstream
+from tunnels import tunnels
 
 
 def plain(folder, args, report):
@@ -276,11 +277,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--secs", type=int, default=4)
     parser.add_argument("--reloads", type=int, default=20)
-    parser.add_argument("--works", default="plain,routes,reload,load,functions,mirror,compare")
+    parser.add_argument("--works", default="plain,routes,reload,load,functions,mirror,compare,tunnels")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     report = {"commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()}
-    works = {"plain": plain, "routes": routes, "reload": reload, "load": load, "functions": functions, "mirror": mirror, "compare": compare}
+    works = {"plain": plain, "routes": routes, "reload": reload, "load": load, "functions": functions, "mirror": mirror, "compare": compare, "tunnels": tunnels}
     for name in args.works.split(","):
         with tempfile.TemporaryDirectory(prefix="banyan-bench-") as folder:
             works[name](pathlib.Path(folder), args, report)
