@@ -307,6 +307,9 @@ impl State {
     }
 
     fn shed(&mut self) {
+        if self.open <= self.max {
+            return;
+        }
         let mut leaving = self.leaving();
         while self.open.saturating_sub(leaving) > self.max && self.close_one() {
             leaving += 1;

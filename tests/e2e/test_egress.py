@@ -319,6 +319,11 @@ def test_listeners_and_rules_are_checked(start):
         banyan.popen.wait(20)
         assert banyan.popen.returncode == 64 and why in banyan.text(), (settings, banyan.text())
     rule = "{id: e, listener: LISTENER, callers: {cidr: [10.0.0.0/8]}, to: {TO}}"
+    keyed = "version: 1\negress: [{id: e, listener: out, callers: {plan: [p]}, to: {host: a, ports: [1]}}]\n"
+    for mode, code in (("connect", "egress_plan"), ("tcp", "egress_listener"), ("http", "egress_listener")):
+        banyan = start(Banyan, keyed, f"version: 1\nlisteners: [{{name: out, address: '127.0.0.1:{lease_port()}', mode: {mode}}}]\n", listen=False, wait=False)
+        banyan.popen.wait(20)
+        assert banyan.popen.returncode == 1 and code in banyan.text() + banyan.access_path.read_text(), mode
     for listener, to, code in [("nowhere", "host: a, ports: [1]", "listener_unknown"), ("tcp", "domains: [a.test], ports: [1]", "egress_listener"), ("tcp", "host: a, ports: [1, 2]", "egress_listener"), ("web", "host: a, ports: [1], sni: required", "egress_listener")]:
         text = "version: 1\negress: [" + rule.replace("LISTENER", listener).replace("TO", to) + "]\n"
         ports = lease_port(), lease_port()

@@ -49,7 +49,7 @@ def test_a_browser_and_others_show_keys(start, secure_origin, certificates, tmp_
     line = banyan.log_lines(where=lambda line: line.get("cause") == "api_key_rate")[-1]
     assert line["rule"] == "bank" and line["http.response.status_code"] == 429
     assert "key-a" not in banyan.access_path.read_text() + banyan.text(), "no key is ever logged"
-    # Two of them are one too many, and so is a plan where nobody can show a key.
+    # Two of them are one too many.
     two = f"CONNECT 127.0.0.1:{secure_origin} HTTP/1.1\r\nProxy-Authorization: Bearer key-a\r\nProxy-Authorization: Bearer key-b\r\n\r\n".encode()
     assert talk(port, two).startswith(b"HTTP/1.1 400")
 
