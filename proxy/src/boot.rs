@@ -45,6 +45,7 @@ use pingora_core::services::ServiceWithDependents;
 use pingora_core::services::listening::Service as ListeningService;
 use pingora_error::{Error, ErrorType};
 use pingora_proxy::http_proxy;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use std::any::Any;
 use std::net::SocketAddr;
@@ -78,6 +79,14 @@ pub struct Running {
     _shadow_runtime: tokio::runtime::Runtime,
 }
 
+/// All descriptors that may be had: shells give 1,024, which are as many connections as 500 tunnels.
+fn raise_descriptors() {
+    let most = getrlimit(Resource::Nofile).maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {
+        tracing::warn!(%error, "the number of open files stays as it is");
+    }
+}
+
 /// Starts everything up to the point of serving.
 pub fn start(
     mut settings: Settings,
@@ -86,6 +95,7 @@ pub fn start(
 ) -> Result<Started> {
     // Two TLS providers could be linked one day; which one serves must not be chance.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    raise_descriptors();
     std::fs::create_dir_all(&settings.state_dir)
         .with_context(|| format!("state directory {}", settings.state_dir.display()))?;
     let mut sockets = Sockets::inherited(succession::inherit()?);

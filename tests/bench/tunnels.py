@@ -20,7 +20,7 @@ HEADER = header("10.64.3.7", vpce="vpce-08d2bf15fac5001c9", padding=84)
 
 async def echo(reader, writer):
     """Says back what it hears; to `bulk N\\n` with N MiB; speaks HTTP where it is asked for it, and holds the answer until all have asked."""
-    with contextlib.suppress(OSError, asyncio.IncompleteReadError):
+    with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
         while data := await reader.read(65536):
             if data.startswith(b"bulk "):
                 piece = b"x" * (1 << 18)

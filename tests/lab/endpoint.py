@@ -10,6 +10,7 @@ import ctypes
 import itertools
 import os
 import pathlib
+import resource
 import socket
 import sys
 
@@ -77,4 +78,6 @@ async def main(functions, small, vpce, address, port, *proxies):
     await asyncio.Event().wait()
 
 
+# Two descriptors a caller.
+resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
 asyncio.run(main(*sys.argv[1:]))
