@@ -79,7 +79,7 @@ pub struct Running {
     _shadow_runtime: tokio::runtime::Runtime,
 }
 
-/// All descriptors that may be had: shells give 1,024, which are as many connections as 500 tunnels.
+/// All descriptors that may be had: shells give 1,024, which is enough for 500 tunnels.
 fn raise_descriptors() {
     let most = getrlimit(Resource::Nofile).maximum;
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: most, maximum: most }) {

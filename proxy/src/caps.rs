@@ -25,6 +25,9 @@ const WAIT_DEFAULT: Duration = Duration::from_secs(1);
 /// What a permit of a whole connection costs; a request that shares one costs 1.
 pub const WHOLE: u32 = 100;
 
+/// As long as what is under way between a pool and its users may take.
+pub const SOON: Duration = Duration::from_millis(1);
+
 /// Why there is no connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Full {
@@ -201,12 +204,16 @@ impl Cap {
             (state.wait(&caller, cost), caller)
         };
         // However this ends: late, or given up by whoever waits.
-        let _leaves = Leaves { cap: self, caller: &caller };
+        let leaves = Leaves { cap: self, caller: &caller };
         // The rules may have become wider since.
         self.hand_out();
         let wait = rule.queue_wait.map_or(WAIT_DEFAULT, |span| span.0);
         match tokio::time::timeout(wait, turn).await {
-            Ok(Ok(permit)) => Ok(permit),
+            Ok(Ok(permit)) => {
+                // Its place in the queue is gone already.
+                std::mem::forget(leaves);
+                Ok(permit)
+            }
             // Our end is dropped first: a permit that comes meanwhile goes on to the next.
             Ok(Err(_)) | Err(_) => Err(Full::Late),
         }
@@ -259,10 +266,10 @@ impl Cap {
 
     /// A request begins on a socket; `None` where it is nobody else's either.
     pub fn begin(self: &Arc<Self>, socket: RawFd) -> Result<Option<Use>, Closing> {
-        let mut state = self.lock();
         if socket < 0 {
             return Ok(None);
         }
+        let mut state = self.lock();
         let known = state.sockets.get_mut(&socket).filter(|known| !known.closing).ok_or(Closing)?;
         let (first, serial) = (known.fresh, known.serial);
         known.fresh = false;

@@ -76,10 +76,10 @@ impl Resolver {
         let zone = self.zones.iter().find(|(zone, _)| is_within(host, zone));
         let nobody = || Unresolved { text: "no resolver is configured".into(), sure: false };
         let dns = zone.map(|(_, dns)| dns).or(self.dns.as_ref()).ok_or_else(nobody)?;
-        let answer = dns.lookup_ip(host).await.map_err(|error| Unresolved {
-            sure: error.is_nx_domain() || error.is_no_records_found(),
-            text: error.to_string(),
-        })?;
+        let answer = dns
+            .lookup_ip(host)
+            .await
+            .map_err(|error| Unresolved { sure: error.is_no_records_found(), text: error.to_string() })?;
         let ttl = answer.valid_until().saturating_duration_since(Instant::now()).clamp(TTL_MIN, TTL_MAX);
         let mut addresses: Vec<IpAddr> = answer.iter().collect();
         addresses.sort_unstable();

@@ -3,7 +3,7 @@
 //! Input: a prepared peer with its timeouts, a head, the whole body. Output: the answer's head, then its chunks; or the error,
 //! and whether anything was sent. Must not: try again by itself: whether that is allowed only the caller knows.
 
-use crate::caps::{Cap, Closing, Use};
+use crate::caps::{Cap, Closing, SOON, Use};
 use bytes::Bytes;
 use http::{Uri, header};
 use pingora_core::connectors::ConnectorOptions;
@@ -23,9 +23,8 @@ pub const TOO_LARGE: ErrorType = ErrorType::Custom("answer too large");
 /// How long an answer may take that was given before the request was read to its end.
 const EARLY_ANSWER: Duration = Duration::from_secs(1);
 
-/// Connections in a row that may have been given up for others, and how long the pool may take to see that.
+/// Connections in a row that may have been given up for others.
 const CLOSED_MAX: usize = 64;
-const CLOSED: Duration = Duration::from_millis(1);
 
 /// Resting connections in a row that may turn out to be closed.
 const STALE_MAX: usize = 16;
@@ -114,7 +113,7 @@ impl Client {
                     // Closed for another one between the pool and here; whoever keeps it has to see that first.
                     closed += 1;
                     session.shutdown().await;
-                    tokio::time::sleep(CLOSED).await;
+                    tokio::time::sleep(SOON).await;
                 }
                 Err(Closing) => {
                     let error = Error::explain(ErrorType::ConnectionClosed, "closed for another connection");

@@ -7,16 +7,18 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// Longer than any client's.
 const HELLO_MAX: usize = 32 << 10;
+/// Most are shorter.
+const PART: usize = 2 << 10;
 
 /// The error is the cause for the log.
 pub async fn hello<S: AsyncRead + Unpin>(stream: &mut S) -> Result<(Vec<u8>, Option<String>), &'static str> {
     const NO_TLS: &str = "egress_not_tls";
     let (mut acceptor, mut seen) = (Acceptor::default(), Vec::new());
-    let mut part = [0; 4 << 10];
     loop {
-        let count = stream.read(&mut part).await.map_err(|_| NO_TLS)?;
-        let mut bytes = &part[..count];
-        seen.extend_from_slice(bytes);
+        // Not in an array: it would stay with the tunnel for as long as that is open.
+        seen.reserve(PART);
+        let count = stream.read_buf(&mut seen).await.map_err(|_| NO_TLS)?;
+        let mut bytes = &seen[seen.len() - count..];
         if bytes.is_empty() || seen.len() > HELLO_MAX {
             return Err(NO_TLS);
         }

@@ -11,13 +11,13 @@ use crate::access_log::Line;
 use crate::arrival::arrive;
 use crate::caps::{Full, Permit, WHOLE};
 use crate::certificates::{HotCertificate, subject};
+use crate::context::InFlight;
 use crate::proxy::Shared;
 use crate::settings::{Listener, Mode};
-use crate::targets::dial::{Capped, Counted};
+use crate::targets::dial::{Capped, Counted, keepalive};
 use ask::{answer, head};
 use async_trait::async_trait;
 use banyan_routes::egress::{Caller, Denied, EgressRule, Wanted, decide};
-use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::l4::ext::set_tcp_keepalive;
 use pingora_core::server::{ListenFds, ShutdownWatch};
 use pingora_core::services::Service;
@@ -74,23 +74,7 @@ struct Reached {
     sni: bool,
     _counted: Counted,
     _permit: Option<Permit>,
-    _open: Gauge,
-}
-
-/// Counted while it lives.
-struct Gauge(pingora_prometheus::prometheus::IntGauge);
-
-impl Gauge {
-    fn new(gauge: pingora_prometheus::prometheus::IntGauge) -> Gauge {
-        gauge.inc();
-        Gauge(gauge)
-    }
-}
-
-impl Drop for Gauge {
-    fn drop(&mut self) {
-        self.0.dec();
-    }
+    _open: InFlight,
 }
 
 impl Egress {
@@ -146,7 +130,7 @@ impl Egress {
                         sni: rule.sni,
                         _counted: counted,
                         _permit: permit,
-                        _open: Gauge::new(gauge),
+                        _open: InFlight::new(&gauge),
                     });
                 }
                 Ok(Err(error)) => {
@@ -170,7 +154,7 @@ impl Egress {
     ) -> Result<Permit, Full> {
         let metrics = &self.shared.metrics;
         let begun = Instant::now();
-        let _waits = Gauge::new(metrics.egress.queued.with_label_values(&[&*rule.id]));
+        let _waits = InFlight::new(&metrics.egress.queued.with_label_values(&[&*rule.id]));
         let entered = match (&caller.endpoint, caller.address) {
             (Some(endpoint), _) => cap.enter(figures, WHOLE, &**endpoint).await,
             (None, Some(address)) => cap.enter(figures, WHOLE, &address).await,
@@ -183,15 +167,9 @@ impl Egress {
 
 /// No waiting for more, and found dead long before a balancer would forget it.
 fn prepare(stream: &TcpStream) {
-    let keepalive = TcpKeepalive {
-        idle: Duration::from_secs(60),
-        interval: Duration::from_secs(10),
-        count: 3,
-        user_timeout: Duration::from_secs(90),
-    };
     // A connection that has ended meanwhile is seen when it is used.
     let _ = stream.set_nodelay(true);
-    let _ = set_tcp_keepalive(stream, &keepalive);
+    let _ = set_tcp_keepalive(stream, &keepalive());
 }
 
 impl Exit {

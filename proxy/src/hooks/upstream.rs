@@ -4,13 +4,13 @@
 //! configuration, or lock anything where there is no cap.
 
 use crate::answers::Cause;
-use crate::caps::{Closing, Full, Permit};
+use crate::caps::{Closing, Full, Permit, SOON};
 use crate::context::{Context, Probe, Sent};
 use crate::hooks::again;
 use crate::live::Live;
 use crate::proxy::Shared;
 use crate::targets::backend::{BREAKER_OPEN, Endpoint, NO_ADDRESS, RunningBackend};
-use crate::targets::dial::{Capped, SOON};
+use crate::targets::dial::Capped;
 use crate::targets::live_breaker::Admission;
 use crate::targets::tunnel::{self, TunnelConnect};
 use banyan_routes::egress::{Caller, EgressRule, may_send};
@@ -40,7 +40,7 @@ pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Resu
     let alone = ctx.upgrade || session.req_header().version == Version::HTTP_10;
     // What the last try was let through for is over.
     (ctx.probe, ctx.in_use) = (None, None);
-    let (backend, endpoint, probe) = loop {
+    let (backend, endpoint) = loop {
         let side = ctx.decision.as_ref().map_or(Side::Legacy, |decision| decision.side);
         let number = ctx.route().and_then(|route| route.backend(side));
         let Some(backend) = number.map(|number| live.serving.backends[number as usize].clone()) else {
@@ -51,10 +51,10 @@ pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Resu
             Err(cause) => return Err(refused(ctx, cause)),
         };
         let cause = match ready(ctx, &backend, alone).await {
-            Ok((endpoint, _)) if rule.is_some_and(|rule| !rule.may_send_to(endpoint.address.ip())) => {
+            Ok(endpoint) if rule.is_some_and(|rule| !rule.may_send_to(endpoint.address.ip())) => {
                 return Err(refused(ctx, "egress_address"));
             }
-            Ok((endpoint, probe)) => break (backend, endpoint, probe),
+            Ok(endpoint) => break (backend, endpoint),
             Err(cause) => cause,
         };
         if !again::fall_back(shared, ctx, FailureKind::Connect) {
@@ -95,17 +95,16 @@ pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Resu
     if ctx.sent.as_ref().is_none_or(|sent| !Arc::ptr_eq(&sent.backend, &backend)) {
         ctx.other_addresses = backend.endpoints().len().saturating_sub(1).min(OTHER_ADDRESSES_MAX);
     }
-    ctx.probe = probe.then(|| Probe(backend.clone()));
     ctx.sent = Some(Sent::new(backend, endpoint, false));
     Ok(peer)
 }
 
-/// An address, and whether it is asked as a probe; or why nothing can be sent now.
+/// An address; or why nothing can be sent now.
 async fn ready(
     ctx: &mut Context,
-    backend: &RunningBackend,
+    backend: &Arc<RunningBackend>,
     alone: bool,
-) -> Result<(Arc<Endpoint>, bool), Cause> {
+) -> Result<Arc<Endpoint>, Cause> {
     let cost = backend.cost(alone);
     // One that is good for this try as well keeps its turn; any other would be waited for in vain.
     ctx.permit =
@@ -118,8 +117,12 @@ async fn ready(
     let avoid = ctx.sent.as_ref().filter(|_| ctx.failed.is_some()).map(|sent| sent.endpoint.address);
     let endpoint = backend.pick(avoid).ok_or(NO_ADDRESS)?;
     match backend.admit() {
-        Admission::Free => Ok((endpoint, false)),
-        Admission::Probe => Ok((endpoint, true)),
+        Admission::Free => Ok(endpoint),
+        Admission::Probe => {
+            // Whatever ends this try gives it back.
+            ctx.probe = Some(Probe(backend.clone()));
+            Ok(endpoint)
+        }
         Admission::Refused(_) => Err(BREAKER_OPEN),
     }
 }

@@ -8,7 +8,7 @@ use crate::aws::credentials::CredentialStore;
 use crate::aws::sign::{self, Scope};
 use crate::caps::{Figures, Pool, WHOLE};
 use crate::targets::breaker::{Breaker, millis};
-use crate::targets::dial::{Capped, Dial};
+use crate::targets::dial::{Capped, Dial, keepalive};
 use crate::targets::function::RunningFunction;
 use crate::targets::live_breaker::{Admission, LiveBreaker};
 use crate::targets::supplies::{BreakerNews, Supplies};
@@ -18,7 +18,6 @@ use arc_swap::ArcSwap;
 use banyan_routes::backend::{Backend, HostMode, Origin, OutlierRule, Signature, Sources, Target};
 use banyan_routes::file::Protocol;
 use banyan_routes::ids::PPM;
-use pingora_core::protocols::TcpKeepalive;
 use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_core::utils::tls::{CertKey, WrappedX509};
 use pingora_http::RequestHeader;
@@ -236,10 +235,7 @@ impl RunningBackend {
         options.custom_l4 = Some(self.dials.main.clone());
         options.idle_timeout = Some(POOL_IDLE);
         options.max_h2_streams = H2_STREAMS;
-        // Found dead after 60 + 3 x 10 s, before a NAT or an NLB (350 s) forgets the flow.
-        let (idle, interval, user_timeout) =
-            (Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(90));
-        options.tcp_keepalive = Some(TcpKeepalive { idle, interval, count: 3, user_timeout });
+        options.tcp_keepalive = Some(keepalive());
         // The pool's own key leaves out authorities and ALPN: without this, two backends on one address would share
         // connections that were verified differently, or are counted elsewhere.
         let mut hash = DefaultHasher::new();

@@ -3,12 +3,13 @@
 //! Input: an address, by the framework or by an egress rule. Output: a socket that is counted until it is closed. Must not: cost anything where a
 //! connection is used again.
 
-use crate::caps::{Cap, Opened, Place, Pool, Shared};
+use crate::caps::{Cap, Opened, Place, Pool, SOON, Shared};
 use crate::metrics::Metrics;
 use async_trait::async_trait;
 use banyan_routes::backend::Sources;
 use banyan_routes::file::Connections;
 use pingora_core::connectors::l4::{BindTo, Connect};
+use pingora_core::protocols::TcpKeepalive;
 use pingora_core::protocols::l4::ext::connect;
 use pingora_core::protocols::l4::socket::SocketAddr;
 use pingora_core::protocols::l4::stream::Stream;
@@ -23,8 +24,13 @@ use tokio::net::TcpStream;
 
 /// No connection of its own is needed: there is one to share.
 pub const SHARE: ErrorType = ErrorType::Custom("share");
-/// As long as what is under way between a pool and its users may take.
-pub const SOON: Duration = Duration::from_millis(1);
+
+/// Found dead after 60 + 3 x 10 s, before a NAT or a balancer (350 s) forgets the flow.
+pub fn keepalive() -> TcpKeepalive {
+    let (idle, interval, user_timeout) =
+        (Duration::from_secs(60), Duration::from_secs(10), Duration::from_secs(90));
+    TcpKeepalive { idle, interval, count: 3, user_timeout }
+}
 
 /// A cap, and what the rules say of it.
 pub type Capped = (Arc<Cap>, Connections);
