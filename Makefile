@@ -7,8 +7,8 @@ export BANYAN_VENV := $(VENV)
 FUZZ_SECONDS ?= 10
 BENCH_ARGS ?=
 # The airline's functions have a lock and a tree of their own.
-export BANYAN_FUNCTIONS := $(abspath $(or $(CARGO_TARGET_DIR),target))/functions/debug
-FUNCTIONS := --manifest-path deploy/functions/Cargo.toml --target-dir $(dir $(BANYAN_FUNCTIONS))
+export BANYAN_TEST_FUNCTIONS := $(abspath $(or $(CARGO_TARGET_DIR),target))/functions/debug
+FUNCTIONS := --manifest-path deploy/functions/Cargo.toml --target-dir $(dir $(BANYAN_TEST_FUNCTIONS))
 
 .PHONY: demo build release test lint supply unit fuzz deploy e2e bench deps fmt bless
 

@@ -17,13 +17,13 @@ use crate::targets::dial::{Capped, Dial};
 use arc_swap::ArcSwapOption;
 use banyan_routes::compile::ReadFile;
 use banyan_routes::decide::Conditions;
+use banyan_routes::egress::Denied;
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::plan::Verdict;
 use banyan_routes::state::State;
 use banyan_routes::table::{LimitRule, Route, RouteTable};
 use pingora_prometheus::prometheus::IntCounter;
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -41,10 +41,18 @@ pub struct Serving {
     pub ceilings: Vec<Option<Arc<CeilingGuard>>>,
     /// In the same order.
     pub limits: Vec<Option<Limit>>,
-    /// How the connections of each egress rule are made.
-    pub ways: HashMap<Box<str>, Way>,
-    /// For each listener of the settings, whether requests need an egress rule.
-    pub exits: Vec<bool>,
+    /// How the connections of each egress rule are made, in the order of `table.egress`.
+    pub ways: Vec<Way>,
+    /// For each listener of the settings that speaks HTTP, its egress rules; where there are any, requests need one.
+    pub exits: Vec<Vec<Exit>>,
+}
+
+/// What an egress rule says of each backend.
+pub struct Exit {
+    /// Its number in `table.egress`.
+    pub rule: usize,
+    /// Why it does not lead there, in the order of `table.backends`.
+    pub keeps_from: Vec<Option<Denied>>,
 }
 
 /// The way out by one egress rule.

@@ -91,36 +91,17 @@ pub enum Wanted<'a> {
     Nothing,
 }
 
-/// Whether somebody may be sent to a backend that leads to all of these hosts and ports, by routes of a listener for HTTP.
-pub fn may_send<'a>(
-    rules: &'a [EgressRule],
-    listener: &str,
-    caller: &Caller,
-    origins: &[(&str, u16)],
-) -> Result<&'a EgressRule, Denied> {
-    let mut nearest = Denied::Listener;
-    for rule in rules.iter().filter(|rule| *rule.listener == *listener) {
-        let judged =
-            origins.iter().map(|(host, port)| rule.judge(caller, Wanted::Both(host, *port)).map(drop));
-        match judged.collect() {
-            Ok(()) => return Ok(rule),
-            Err(miss) => nearest = nearest.max(miss),
-        }
-    }
-    Err(nearest)
-}
-
-/// The first rule that allows it, and where it leads.
-pub fn decide<'a>(
-    rules: &'a [EgressRule],
+/// The number of the first rule that allows it, and where it leads.
+pub fn decide(
+    rules: &[EgressRule],
     listener: &str,
     caller: &Caller,
     wanted: Wanted<'_>,
-) -> Result<(&'a EgressRule, String, u16), Denied> {
+) -> Result<(usize, String, u16), Denied> {
     let mut nearest = Denied::Listener;
-    for rule in rules.iter().filter(|rule| *rule.listener == *listener) {
+    for (number, rule) in rules.iter().enumerate().filter(|(_, rule)| *rule.listener == *listener) {
         match rule.judge(caller, wanted) {
-            Ok((host, port)) => return Ok((rule, host, port)),
+            Ok((host, port)) => return Ok((number, host, port)),
             Err(miss) => nearest = nearest.max(miss),
         }
     }
@@ -132,6 +113,19 @@ impl EgressRule {
         if !self.callers.have(caller) {
             return Err(Denied::Caller);
         }
+        let (host, port) = self.leads(wanted)?;
+        let plans = &self.callers.plans;
+        let keyed = plans.is_empty() || caller.plan.as_ref().is_some_and(|it| plans.contains(it));
+        if keyed { Ok((host, port)) } else { Err(Denied::Key) }
+    }
+
+    /// Why it does not lead to all of a backend's hosts and ports; `None` where it does.
+    pub fn keeps_from(&self, origins: &[(&str, u16)]) -> Option<Denied> {
+        origins.iter().find_map(|(host, port)| self.leads(Wanted::Both(host, *port)).err())
+    }
+
+    /// Where it leads, whoever asks.
+    fn leads(&self, wanted: Wanted<'_>) -> Result<(String, u16), Denied> {
         let first = self.ports.first().copied().ok_or(Denied::Port)?;
         let (host, port) = match (wanted, &self.to) {
             (Wanted::Both(host, port), _) => (plain(host), port),
@@ -142,12 +136,7 @@ impl EgressRule {
         if !self.to.is(&host) {
             return Err(Denied::Destination);
         }
-        if !self.ports.contains(&port) {
-            return Err(Denied::Port);
-        }
-        let plans = &self.callers.plans;
-        let keyed = plans.is_empty() || caller.plan.as_ref().is_some_and(|it| plans.contains(it));
-        if keyed { Ok((host, port)) } else { Err(Denied::Key) }
+        if self.ports.contains(&port) { Ok((host, port)) } else { Err(Denied::Port) }
     }
 
     /// The same for a backend that the rule allows.
@@ -179,7 +168,7 @@ impl Callers {
     }
 
     /// Whether it is one of them, but for the key.
-    fn have(&self, caller: &Caller) -> bool {
+    pub fn have(&self, caller: &Caller) -> bool {
         let endpoint =
             || caller.endpoint.as_ref().is_some_and(|it| self.endpoints.iter().any(|known| **known == **it));
         let network = || {

@@ -256,7 +256,7 @@ def environment(key):
     return {**names, **({"AWS_SESSION_TOKEN": key[2]} if key[2] else {})}
 
 
-FUNCTIONS = pathlib.Path(os.environ.get("BANYAN_FUNCTIONS", TARGET / "functions/debug")) / "bootstrap"
+FUNCTIONS = pathlib.Path(os.environ.get("BANYAN_TEST_FUNCTIONS", TARGET / "functions/debug")) / "bootstrap"
 
 
 class Instance(Process):

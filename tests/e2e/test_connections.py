@@ -35,22 +35,30 @@ class Bank:
                     client.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
 
 
-def established(port):
-    """Connections to a port that neither side has closed, by the kernel."""
+def peers(port):
+    """Who has a connection to a port that neither side has closed, by the kernel."""
     out = subprocess.run(["ss", "-Htn", "state", "established", "dport", "=", f":{port}"], capture_output=True, text=True, check=True).stdout
-    return len(out.splitlines())
+    return {line.split()[2] for line in out.splitlines()}
+
+
+def established(port):
+    return len(peers(port))
 
 
 class Watch:
-    """The most connections at any one time, as the kernel had them."""
+    """The most connections at any one time. A list of sockets is no picture of one moment: what stands in two lists, one after the other, was there
+    between them."""
 
-    def __init__(self, port):
-        self.most, self.over, self.port = 0, threading.Event(), port
+    def __init__(self, look):
+        self.look, self.most, self.seen, self.over = look, 0, set(), threading.Event()
         self.thread = threading.Thread(target=self._run)
 
     def _run(self):
+        before = set()
         while not self.over.is_set():
-            self.most = max(self.most, established(self.port))
+            now = self.look()
+            self.most, before = max(self.most, len(now & before)), now
+            self.seen |= now
 
     def __enter__(self):
         self.thread.start()
@@ -83,7 +91,7 @@ def test_many_callers_are_served_by_few_connections_to_all_addresses_together(st
     banyan = start(Banyan, rules(urls, "{max: 10, queue: 400, queue_wait: 20s}"))
     load = threading.Thread(target=lambda: results.append(wrk(f"{banyan.url}/", 200)))
     results = []
-    with Watch(bank.port) as watch:
+    with Watch(lambda: peers(bank.port)) as watch:
         load.start()
         wait_for("callers that wait", lambda: (figures(banyan)[2] or 0) >= 150)
         assert figures(banyan)[0] > 0
@@ -207,7 +215,7 @@ routes:
         statuses.append(curl(*body, f"{banyan.url}/nothing")[0])
 
     threads = [threading.Thread(target=call, args=(n,)) for n in range(60)]
-    with Watch(airline.legacy) as watch:
+    with Watch(lambda: peers(airline.legacy)) as watch:
         [it.start() for it in threads]
         [it.join() for it in threads]
     assert len(statuses) == 60 and 503 not in statuses and 502 not in statuses, statuses
@@ -229,7 +237,7 @@ egress: [{{id: raw, listener: raw, callers: {{cidr: [127.0.0.0/8]}}, to: {{host:
     settings = f"version: 1\nlisteners: [{{name: web, address: '127.0.0.1:{web}'}}, {{name: raw, address: '127.0.0.1:{tunnel}', mode: tcp}}]\n"
     banyan = start(Banyan, text, settings, listen=False, env={"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
     url, said = f"http://127.0.0.1:{web}/", []
-    with Watch(port) as watch:
+    with Watch(lambda: peers(port)) as watch:
         for number in range(12):
             assert curl(url)[2] == b"GET"
             assert curl("-X", "POST", "--data", "x" * 50, url)[2] == b"POST"

@@ -12,6 +12,7 @@ import time
 
 import pytest
 from conftest import BANYAN, ROOT, Process, wait_for
+from test_connections import Watch
 
 if os.geteuid() != 0:
     raise RuntimeError("network namespaces need root, which `make test` has")
@@ -136,29 +137,14 @@ egress:
         return sum(float(line.rsplit(" ", 1)[1]) for line in lines)
 
 
-class Count:
-    """The most connections on-prem has had at any one time, and from where. A list of sockets is no picture of one moment: what stands in two lists, one
-    after the other, was there between them."""
+def peers(lab):
+    """Who is connected to on-prem, as it sees it."""
+    lines = lab.inside("onprem", "ss", "-Htn", "state", "established", "sport", "=", ":8080").stdout.splitlines()
+    return {line.split()[-1] for line in lines}
 
-    def __init__(self, lab):
-        self.lab, self.most, self.sources, self.over = lab, 0, set(), threading.Event()
-        self.thread = threading.Thread(target=self._run)
 
-    def _run(self):
-        before = set()
-        while not self.over.is_set():
-            lines = self.lab.inside("onprem", "ss", "-Htn", "state", "established", "sport", "=", ":8080").stdout.splitlines()
-            now = {line.split()[-1] for line in lines}
-            self.most, before = max(self.most, len(now & before)), now
-            self.sources |= {peer.rsplit(":", 1)[0] for peer in now}
-
-    def __enter__(self):
-        self.thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self.over.set()
-        self.thread.join()
+def count(lab):
+    return Watch(lambda: peers(lab))
 
 
 @pytest.fixture
@@ -189,14 +175,15 @@ def test_thousands_of_functions_are_a_handful_of_connections_from_a_handful_of_a
     assert call(lab, "fn1", 20)["served"] == 20
 
     # 5,000 at once: all served, by no more connections than were agreed on, from the /28.
-    with Count(lab) as count:
+    with count(lab) as seen:
         many = call(lab, "fn1", 5000)
-    print(f"5,000 callers: {many}, at most {count.most} connections on-prem, from {sorted(count.sources)}")
+    sources = sorted({peer.rsplit(":", 1)[0] for peer in seen.seen})
+    print(f"5,000 callers: {many}, at most {seen.most} connections on-prem, from {sources}")
     assert many["served"] == 5000 and many["again"] == 0, many
     # A second count: what nginx has written down.
-    seen = set(onprem.seen.read_text().split())
+    logged = set(onprem.seen.read_text().split())
     known = {address for addresses in PROXIES.values() for address in addresses}
-    assert 10 <= count.most <= 2 * CAP and count.sources <= known and seen == known, (count.most, count.sources, seen)
+    assert 10 <= seen.most <= 2 * CAP and set(sources) <= known and logged == known, (seen.most, sources, logged)
     waited = sum(proxy.metric("banyan_egress_queue_seconds_count", 'rule="core"') + proxy.metric("banyan_backend_queue_seconds_count", 'backend="core"') for proxy in proxies.values())
     longest = sum(proxy.metric("banyan_egress_queue_seconds_sum") + proxy.metric("banyan_backend_queue_seconds_sum") for proxy in proxies.values())
     assert waited >= 5000 and longest / waited > 0.1, (waited, longest)
@@ -212,12 +199,12 @@ def test_thousands_of_functions_are_a_handful_of_connections_from_a_handful_of_a
     # One proxy is killed under load: what it carried is tried again and goes through the other.
     results = []
     load = threading.Thread(target=lambda: results.append(call(lab, "fn1", 200, tries=20, rounds=20)))
-    with Count(lab) as count:
+    with count(lab) as seen:
         load.start()
         before = proxies["p1"].metric("banyan_egress_connections_total", 'rule="core"')
         wait_for("load", lambda: proxies["p1"].metric("banyan_egress_connections_total", 'rule="core"') > before + 100)
         proxies["p1"].popen.kill()
         died = time.monotonic()
         load.join()
-    print(f"one of two proxies killed: {results[0]}, {time.monotonic() - died:.1f} s after it; at most {count.most} connections")
-    assert results[0]["served"] == 4000 and results[0]["again"] > 0 and count.most <= 2 * CAP, (results, count.most)
+    print(f"one of two proxies killed: {results[0]}, {time.monotonic() - died:.1f} s after it; at most {seen.most} connections")
+    assert results[0]["served"] == 4000 and results[0]["again"] > 0 and seen.most <= 2 * CAP, (results, seen.most)

@@ -87,14 +87,14 @@ impl Egress {
     ) -> Result<Reached, Refused> {
         let live = self.shared.live.load().ok_or_else(|| Refused::new(503, "no_rules"))?;
         let rules = &live.serving.table.egress;
-        let (rule, host, port) = decide(rules, listener, caller, wanted)
+        let (number, host, port) = decide(rules, listener, caller, wanted)
             .map_err(|denied| Refused::new(if denied == Denied::Key { 407 } else { 403 }, denied.cause()))?;
+        let (rule, way) = (&rules[number], &live.serving.ways[number]);
         let by_rule = |status, cause| Refused { status, cause, rule: Some(rule.id.clone()) };
         if let Some(plan) = caller.plan.as_deref().filter(|_| !rule.callers.plans.is_empty()) {
             let admitted = self.shared.api_keys.as_ref().map(|keys| keys.admits(key, plan));
             admitted.unwrap_or(Ok(())).map_err(|_| by_rule(429, "api_key_rate"))?;
         }
-        let way = live.serving.ways.get(&rule.id).ok_or_else(|| by_rule(503, "no_rules"))?;
         let looked_up = self.shared.supplies.resolver.addresses_or_last(&host, DNS_MAX).await;
         let addresses = looked_up.ok_or_else(|| by_rule(502, "egress_dns"))?;
         let allowed: Vec<IpAddr> = addresses.into_iter().filter(|it| rule.may_reach(&host, *it)).collect();

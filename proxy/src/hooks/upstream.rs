@@ -13,7 +13,7 @@ use crate::targets::backend::{BREAKER_OPEN, Endpoint, NO_ADDRESS, RunningBackend
 use crate::targets::dial::Capped;
 use crate::targets::live_breaker::Admission;
 use crate::targets::tunnel::{self, TunnelConnect};
-use banyan_routes::egress::{Caller, EgressRule, may_send};
+use banyan_routes::egress::{Caller, Denied, EgressRule};
 use banyan_routes::file::Protocol;
 use banyan_routes::ids::Side;
 use banyan_routes::table::{Route, Timeouts};
@@ -43,10 +43,9 @@ pub async fn peer(shared: &Shared, session: &Session, ctx: &mut Context) -> Resu
     let (backend, endpoint) = loop {
         let side = ctx.decision.as_ref().map_or(Side::Legacy, |decision| decision.side);
         let number = ctx.route().and_then(|route| route.backend(side));
-        let Some(backend) = number.map(|number| live.serving.backends[number as usize].clone()) else {
-            return Err(Error::new_in(ErrorType::HTTPStatus(503)));
-        };
-        let rule = match let_out(shared, &live, ctx, &backend) {
+        let Some(number) = number else { return Err(Error::new_in(ErrorType::HTTPStatus(503))) };
+        let backend = live.serving.backends[number as usize].clone();
+        let rule = match let_out(&live, ctx, number) {
             Ok(rule) => rule,
             Err(cause) => return Err(refused(ctx, cause)),
         };
@@ -157,27 +156,32 @@ fn refused(ctx: &mut Context, cause: Cause) -> Box<Error> {
 }
 
 /// The rule by which this caller may be sent there, on a listener that has egress rules; or why it may not.
-pub fn let_out<'a>(
-    shared: &Shared,
-    live: &'a Live,
-    ctx: &Context,
-    backend: &RunningBackend,
-) -> Result<Option<&'a EgressRule>, Cause> {
-    if !live.serving.exits.get(ctx.listener).is_some_and(|exit| *exit) {
+fn let_out<'a>(live: &'a Live, ctx: &Context, backend: u32) -> Result<Option<&'a EgressRule>, Cause> {
+    let exits = live.serving.exits.get(ctx.listener).map_or(&[][..], Vec::as_slice);
+    if exits.is_empty() {
         return Ok(None);
     }
-    let listener = shared.settings.listeners.get(ctx.listener).map_or("", |it| it.name.as_str());
     let (address, endpoint) = (Some(ctx.client.address), ctx.endpoint.clone());
     let caller = Caller { address, endpoint, ..Caller::default() };
-    let origins: Vec<_> = backend.origins.iter().map(|origin| (&*origin.host, origin.port)).collect();
-    let rules = &live.serving.table.egress;
-    may_send(rules, listener, &caller, &origins).map(Some).map_err(|denied| denied.cause())
+    let mut nearest = Denied::Caller;
+    for exit in exits {
+        let rule = &live.serving.table.egress[exit.rule];
+        if rule.callers.have(&caller) {
+            match exit.keeps_from[backend as usize] {
+                None => return Ok(Some(rule)),
+                Some(miss) => nearest = nearest.max(miss),
+            }
+        }
+    }
+    Err(nearest.cause())
 }
 
 /// Whether this caller may be sent to every backend of a route.
-pub fn lets_out_all(shared: &Shared, live: &Live, ctx: &Context, route: &Route) -> bool {
-    let backend = |side| route.backend(side).map(|number| &live.serving.backends[number as usize]);
-    Side::ALL.into_iter().filter_map(backend).all(|backend| let_out(shared, live, ctx, backend).is_ok())
+pub fn lets_out_all(live: &Live, ctx: &Context, route: &Route) -> bool {
+    Side::ALL
+        .into_iter()
+        .filter_map(|side| route.backend(side))
+        .all(|number| let_out(live, ctx, number).is_ok())
 }
 
 /// Which connection it has become: whoever rests on it now, it is this request's.

@@ -21,9 +21,9 @@ impl Reloader {
             }
             self.metrics.connections.wait.with_label_values(&[id]).set(now.wait.as_secs_f64());
         }
-        for (id, way) in self.serving.iter().flat_map(|serving| &serving.ways) {
+        for (rule, way) in self.serving.iter().flat_map(|it| it.table.egress.iter().zip(&it.ways)) {
             let wait = way.cap.as_ref().map_or(0.0, |(cap, _)| cap.figures().wait.as_secs_f64());
-            self.metrics.connections.egress_wait.with_label_values(&[id]).set(wait);
+            self.metrics.connections.egress_wait.with_label_values(&[&*rule.id]).set(wait);
         }
         self.metrics.store_up.set(i64::from(up));
         self.metrics.controller.set(i64::from(leads));

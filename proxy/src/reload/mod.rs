@@ -7,6 +7,7 @@ mod ceilings;
 mod changes;
 mod fleet;
 mod gauges;
+mod exits;
 mod names;
 pub mod ramp;
 mod succession;
@@ -209,7 +210,7 @@ impl Reloader {
         let routes = self.runtimes(&table);
         let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
         let (ceilings, limits) = (self.ceilings(&table), self.limits(&table));
-        let (ways, exits) = (self.ways(&table), self.exits(&table));
+        let (ways, exits) = (self.ways(&table), self.exits(&table, &backends));
         let serving = Serving { table, files, backends, routes, identities, ceilings, limits, ways, exits };
         Ok((Some(Arc::new(serving)), warnings))
     }

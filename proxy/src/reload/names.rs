@@ -3,14 +3,8 @@
 //! Input: a compiled table. Output: a problem for each name that the process has not. Must not: know what stands behind a name.
 
 use super::Reloader;
-use crate::live::Way;
-use crate::settings::Mode;
-use crate::targets::dial::Dial;
-use banyan_routes::backend::Sources;
-use banyan_routes::egress::{EgressRule, To};
 use banyan_routes::problem::{Place, Problem};
 use banyan_routes::table::{Route, RouteTable};
-use std::collections::HashMap;
 
 impl Reloader {
     /// A route for a listener that is not there would never match; only the running proxy knows.
@@ -36,97 +30,8 @@ impl Reloader {
         problems
     }
 
-    fn listener_names(&self) -> String {
+    pub(super) fn listener_names(&self) -> String {
         self.listeners.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ")
-    }
-
-    /// An egress rule needs a listener that tells what it leads to, or must lead to one place itself.
-    pub(super) fn unfit_exits(&self, table: &RouteTable) -> Vec<Problem> {
-        let problem = |rule: &EgressRule| {
-            let mode =
-                self.listeners.iter().find(|(name, _)| **name == *rule.listener).map(|(_, mode)| *mode);
-            let at = |field: &str| {
-                Place::field(rule.origin.0 as usize, format!("egress[{}].{field}", rule.origin.1))
-            };
-            let one_port = rule.ports.len() == 1;
-            let (code, place, text, expected) = match mode {
-                None => (
-                    "listener_unknown",
-                    at("listener"),
-                    format!("no listener is called `{}`", rule.listener),
-                    format!("one of {}", self.listener_names()),
-                ),
-                Some(Mode::Http)
-                    if !rule.callers.certificates.is_empty() || !rule.callers.plans.is_empty() =>
-                {
-                    (
-                        "egress_listener",
-                        at("callers"),
-                        format!(
-                            "on listener `{}`, which speaks HTTP, routes ask for keys and certificates",
-                            rule.listener
-                        ),
-                        "`vpce` and `cidr` here, the route's `require` for the rest".into(),
-                    )
-                }
-                Some(Mode::Http)
-                    if rule.sni || rule.connections.is_some() || rule.sources != Sources::default() =>
-                {
-                    (
-                        "egress_listener",
-                        at("via"),
-                        format!("on listener `{}`, which speaks HTTP, backends connect", rule.listener),
-                        "`bind`, `connections` and `tls` of the backend".into(),
-                    )
-                }
-                Some(Mode::Connect) if !rule.callers.plans.is_empty() && !self.has_keys => (
-                    "egress_plan",
-                    at("callers.plan"),
-                    "this proxy knows no keys".into(),
-                    "`api_keys` in the settings".into(),
-                ),
-                Some(Mode::Tcp | Mode::TlsPassthrough) if !rule.callers.plans.is_empty() => (
-                    "egress_listener",
-                    at("callers.plan"),
-                    format!("nobody can show a key on listener `{}`", rule.listener),
-                    "a listener with mode connect".into(),
-                ),
-                Some(Mode::Tcp) if !one_port || !matches!(rule.to, To::Host(_)) => (
-                    "egress_listener",
-                    at("to"),
-                    format!("what comes by listener `{}` does not say where to", rule.listener),
-                    "a `host` and one port".into(),
-                ),
-                Some(Mode::TlsPassthrough) if !one_port => (
-                    "egress_listener",
-                    at("to.ports"),
-                    format!("what comes by listener `{}` names no port", rule.listener),
-                    "one port".into(),
-                ),
-                Some(Mode::Http | Mode::Connect | Mode::Tcp | Mode::TlsPassthrough) => return None,
-            };
-            Some(Problem::error(code, place, text).expected(expected))
-        };
-        table.egress.iter().filter_map(problem).collect()
-    }
-
-    /// How the connections of each egress rule are made; the caps go on from rules to rules.
-    pub(super) fn ways(&self, table: &RouteTable) -> HashMap<Box<str>, Way> {
-        let way = |rule: &EgressRule| {
-            let cap = rule.connections.as_ref().map(|figures| {
-                let cap = self.supplies.caps.of(figures, &format!("egress {}", rule.id));
-                (cap, figures.clone())
-            });
-            let dial = Dial::new(&rule.sources, cap.clone(), &rule.id, &self.metrics);
-            (rule.id.clone(), Way { dial, cap })
-        };
-        table.egress.iter().map(way).collect()
-    }
-
-    /// Which listeners have rules of who may reach what.
-    pub(super) fn exits(&self, table: &RouteTable) -> Vec<bool> {
-        let has_rules = |name: &str| table.egress.iter().any(|rule| *rule.listener == *name);
-        self.listeners.iter().map(|(name, _)| has_rules(name)).collect()
     }
 
     /// A token of an issuer that is not there could never be verified, and nobody could be asked who is not there.
