@@ -1,10 +1,10 @@
 //! One JSON line per request, built in one buffer and handed to a writer thread through a bounded queue.
 //!
-//! Input: the facts of a finished request. Output: bytes on stdout or in a file; a counted drop when the writer is behind.
+//! Input: the facts of a finished request, or of a route's minute. Output: bytes on stdout or in a file; a counted drop when the writer is behind.
 //! Must not: block a worker, or write what the client sent unescaped or unredacted: query strings, cookies and
 //! Authorization never stand in a line.
 
-use crate::settings::AccessLog;
+use crate::settings::LogTarget;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use pingora_prometheus::prometheus::IntCounter;
 use std::fs::{File, OpenOptions};
@@ -38,9 +38,9 @@ pub struct LogSender {
 
 impl LogSender {
     /// Starts the writer thread.
-    pub fn start(target: &AccessLog, dropped: IntCounter) -> io::Result<LogSender> {
+    pub fn start(target: &LogTarget, dropped: IntCounter) -> io::Result<LogSender> {
         let reopen = Arc::new(AtomicBool::new(false));
-        if *target == AccessLog::Off {
+        if *target == LogTarget::Off {
             return Ok(LogSender { items: None, reopen, dropped });
         }
         let (items, queue) = bounded(QUEUE_LINES);
@@ -80,20 +80,20 @@ impl LogSender {
     }
 }
 
-fn open(target: &AccessLog) -> io::Result<Box<dyn Write + Send>> {
+fn open(target: &LogTarget) -> io::Result<Box<dyn Write + Send>> {
     fn append(path: &Path) -> io::Result<File> {
         OpenOptions::new().create(true).append(true).open(path)
     }
     Ok(match target {
-        AccessLog::File(path) => Box::new(append(path)?),
-        AccessLog::Stdout | AccessLog::Off => Box::new(io::stdout()),
+        LogTarget::File(path) => Box::new(append(path)?),
+        LogTarget::Stdout | LogTarget::Off => Box::new(io::stdout()),
     })
 }
 
 fn write_all(
     queue: &Receiver<Item>,
     mut out: Box<dyn Write + Send>,
-    target: &AccessLog,
+    target: &LogTarget,
     reopen: &AtomicBool,
 ) {
     let mut batch = Vec::with_capacity(BATCH_BYTES);
@@ -177,6 +177,12 @@ impl Line {
             }
         }
         self.bytes.extend_from_slice(&digits[at..]);
+    }
+
+    /// A value that is JSON already.
+    pub fn raw(&mut self, key: &str, json: &str) {
+        self.key(key);
+        self.bytes.extend_from_slice(json.as_bytes());
     }
 
     pub fn flag(&mut self, key: &str) {

@@ -6,6 +6,7 @@
 use bytes::Bytes;
 use http::{Method, header};
 use pingora_core::connectors::http::Connector;
+use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_http::RequestHeader;
 use serde_json::Value;
@@ -14,6 +15,8 @@ use std::path::Path;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// Of a stream: a snapshot of 2,000 routes is some 2 MB.
+const LINE_MAX: usize = 64 << 20;
 
 /// Why there is no answer: exit code 3.
 #[derive(Debug, thiserror::Error)]
@@ -53,11 +56,7 @@ impl AdminClient {
 
     fn call(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<(u16, Value), Unreachable> {
         let fail = |error: &dyn std::fmt::Display| Unreachable(format!("{}: {error}", self.authority));
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|error| fail(&error))?;
+        let runtime = self.runtime()?;
         let exchange = async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await };
         let (status, bytes) = runtime
             .block_on(exchange)
@@ -68,12 +67,60 @@ impl AdminClient {
         Ok((status, value))
     }
 
+    /// Lines of an answer that does not end by itself, until `on_line` says that it is enough. A status other than 200: that, and the answer.
+    pub fn stream(
+        &self,
+        path: &str,
+        mut on_line: impl FnMut(&str) -> bool,
+    ) -> Result<(u16, Value), Unreachable> {
+        let fail = |error: String| Unreachable(format!("{}: {error}", self.authority));
+        let runtime = self.runtime()?;
+        runtime.block_on(async {
+            let begin = tokio::time::timeout(TIMEOUT, self.begin(&Method::GET, path, None)).await;
+            let mut session = begin.map_err(|_| fail("no answer in 30 s".into()))?.map_err(fail)?;
+            let status = session.response_header().map_or(0, |response| response.status.as_u16());
+            let mut bytes = Vec::new();
+            while let Some(chunk) = session.read_response_body().await.map_err(|it| fail(it.to_string()))? {
+                bytes.extend_from_slice(&chunk);
+                while status == 200
+                    && let Some(end) = memchr::memchr(b'\n', &bytes)
+                {
+                    let line: Vec<u8> = bytes.drain(..=end).collect();
+                    if !on_line(String::from_utf8_lossy(&line).trim_end()) {
+                        return Ok((status, Value::Null));
+                    }
+                }
+                if bytes.len() > LINE_MAX {
+                    return Err(fail("a line that does not end".into()));
+                }
+            }
+            Ok((status, serde_json::from_slice(&bytes).unwrap_or_default()))
+        })
+    }
+
+    fn runtime(&self) -> Result<tokio::runtime::Runtime, Unreachable> {
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        runtime.map_err(|error| Unreachable(format!("{}: {error}", self.authority)))
+    }
+
     async fn exchange(
         &self,
         method: &Method,
         path: &str,
         body: Option<&Value>,
     ) -> Result<(u16, Vec<u8>), String> {
+        let mut session = self.begin(method, path, body).await?;
+        let status = session.response_header().map_or(0, |response| response.status.as_u16());
+        let mut bytes = Vec::new();
+        while let Some(chunk) = session.read_response_body().await.map_err(|error| error.to_string())? {
+            bytes.extend_from_slice(&chunk);
+        }
+        Ok((status, bytes))
+    }
+
+    /// Asks, and reads the answer's head.
+    async fn begin(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<HttpSession, String> {
         let default_port = if self.tls { 443 } else { 80 };
         let named = if self.authority.rsplit(':').next().is_some_and(|port| port.parse::<u16>().is_ok()) {
             self.authority.clone()
@@ -106,11 +153,6 @@ impl AdminClient {
         }
         session.finish_request_body().await.map_err(text)?;
         session.read_response_header().await.map_err(text)?;
-        let status = session.response_header().map_or(0, |response| response.status.as_u16());
-        let mut bytes = Vec::new();
-        while let Some(chunk) = session.read_response_body().await.map_err(text)? {
-            bytes.extend_from_slice(&chunk);
-        }
-        Ok((status, bytes))
+        Ok(session)
     }
 }

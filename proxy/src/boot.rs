@@ -5,62 +5,47 @@
 use crate::access_log::LogSender;
 use crate::admin::Admin;
 use crate::admin::access::HotTokens;
+use crate::admin::stream::Events;
 use crate::api_keys::HotKeys;
 use crate::authorizers::Authorizers;
 use crate::aws::secrets::Secrets;
 use crate::certificates::HotCertificate;
 use crate::control::{Control, ControlLoop, Request, Signals, Stop};
 use crate::discovery::Discovery;
-use crate::doors::{Door, Sockets};
-use crate::egress::{Egress, Exit, acceptor};
+use crate::doors::Sockets;
+use crate::emf;
 use crate::evidence::store::EvidenceStore;
-use crate::front::{Edge, Front};
-use crate::hooks::again::SHARES_MAX;
+use crate::figures::Figurebook;
 use crate::leaving::Leaving;
+use crate::listen::{ADMIN, Doors, POOL_CONNECTIONS, server};
 use crate::live::LiveTable;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::mirror::{Mirror, keep};
 use crate::proxy::Shared;
 use crate::reload::{Outcome, Reloader};
-use crate::service::Service;
-use crate::settings::{Listener, Mode, Settings};
+use crate::settings::Settings;
 use crate::shadow::queue::ShadowQueue;
+use crate::spans::{self, SpanSender};
 use crate::state::fleet::Fleet;
 use crate::succession;
+use crate::tap::Taps;
 use crate::targets::supplies::Supplies;
 use crate::tokens::Issuers;
 use anyhow::{Context as _, Result, anyhow};
 use async_trait::async_trait;
 use banyan_routes::problem::Source;
-use pingora_core::apps::HttpServerOptions;
-use pingora_core::listeners::tls::TlsSettings;
-use pingora_core::listeners::{ListenerConfig, PreTlsProcess, TlsAccept};
-use pingora_core::protocols::l4::stream::L4BufferSettings;
-use pingora_core::protocols::l4::stream::Stream as L4Stream;
-use pingora_core::protocols::tls::TlsRef;
-use pingora_core::server::configuration::ServerConf;
 use pingora_core::server::{RunArgs, Server, ShutdownSignal, ShutdownSignalWatch};
 use pingora_core::services::ServiceWithDependents;
-use pingora_core::services::listening::Service as ListeningService;
-use pingora_error::{Error, ErrorType};
-use pingora_proxy::http_proxy;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
-use std::any::Any;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 
-/// Pooled connections to backends, for all threads together: more than any peak of concurrent requests, because a pool that
-/// is too small costs a handshake per request.
-const POOL_CONNECTIONS: usize = 8_192;
-/// Of the framework's buffer below us, for each connection: whoever reads has a larger one of his own, which goes past it.
-const READ_BUFFER: usize = 512;
-/// Tries in all that the framework may make; how many really are made is decided per route.
-const TRIES_MAX: usize = 24;
+/// For `tests/bench`: what counting, tracing and logging cost is measured against a process that does none of it. Ramps see nothing then.
+const UNOBSERVED: &str = "BANYAN_BENCH_UNOBSERVED";
 
 /// The rules at start are refused, or there is nothing to listen on: nothing was started.
 pub enum Started {
@@ -106,12 +91,12 @@ pub fn start(
     }
     settings.admin = sockets.open(ADMIN, settings.admin).context("admin listener")?;
     let sockets = Arc::new(sockets);
-    for field in &settings.ignored {
-        tracing::warn!("settings: {field} is not enforced yet by this version");
-    }
     let metrics = Arc::new(Metrics::new());
     let live = Arc::new(LiveTable::default());
-    let log = LogSender::start(&settings.access_log, metrics.log_dropped.clone()).context("access log")?;
+    let observe = settings.observe.clone();
+    let log = LogSender::start(&observe.access, metrics.log_dropped.clone()).context("access log")?;
+    let emf_log = observe.emf.as_ref().map(|emf| LogSender::start(&emf.to, metrics.log_dropped.clone()));
+    let emf_log = emf_log.transpose().context("logs.emf")?;
     let certificates: Vec<Option<Arc<HotCertificate>>> = settings
         .listeners
         .iter()
@@ -172,7 +157,7 @@ pub fn start(
     if !outcome.accepted && !wait_for_rules {
         return Ok(Started::Refused(outcome, sources));
     }
-    let (hot, hup_log) = (certificates.clone(), log.clone());
+    let (hot, hup_log, hup_emf) = (certificates.clone(), log.clone(), emf_log.clone());
     let (hup_tokens, hup_keys, hup_issuers) = (tokens.clone(), api_keys.clone(), issuers.clone());
     let hup_authorizers = authorizers.clone();
     let on_hup = move || {
@@ -183,6 +168,7 @@ pub fn start(
         secrets.look();
         hot.iter().flatten().for_each(|certificate| certificate.reload());
         hup_log.reopen();
+        hup_emf.iter().for_each(LogSender::reopen);
     };
     let control_loop = ControlLoop {
         reloader,
@@ -208,16 +194,33 @@ pub fn start(
         .enable_all()
         .build()?;
     let (shadow, exchanges) = ShadowQueue::new(metrics.clone());
-    let mirror = Mirror::new(shadow.budget.clone(), metrics.clone(), store.clone());
+    let (spans, offered) = SpanSender::new(observe.otlp.is_some(), metrics.clone());
+    if let Some((offered, collector)) = offered.zip(observe.otlp) {
+        let (client, resolver) = (supplies.client.clone(), supplies.resolver.clone());
+        control_runtime.spawn(spans::run(offered, collector, client, resolver, metrics.clone()));
+    }
+    let mirror = Mirror::new(shadow.budget.clone(), metrics.clone(), store.clone(), spans.clone());
     shadow_runtime.spawn(Arc::new(mirror).run(exchanges));
     shadow_runtime.spawn(keep::run(store.clone(), live.clone(), metrics.clone()));
     let memory = Arc::new(Memory::new(settings.limits.memory_bytes));
     control_runtime.spawn(memory.clone().watch(metrics.clone()));
+    let figures = Arc::new(Figurebook::default());
+    if let Some((emf, log)) = observe.emf.zip(emf_log) {
+        let live = live.clone();
+        control_runtime.spawn(emf::run(emf, log, move || live.load()));
+    }
+    let (book, looked_at) = (figures.clone(), live.clone());
+    control_runtime.spawn(async move { book.run(|| looked_at.load()).await });
+    let taps = Arc::new(Taps::new(metrics.clone()));
     let shared = Arc::new(Shared {
         settings,
         live,
         metrics,
         log,
+        spans,
+        taps,
+        figures,
+        unobserved: std::env::var_os(UNOBSERVED).is_some(),
         leaving,
         listening: AtomicBool::new(false),
         supplies,
@@ -232,7 +235,11 @@ pub fn start(
         evidence: store,
     });
     let control = Control { requests: asked, stop: stopped };
-    let (server, doors) = server(&shared, &certificates, &control, tokens, &sockets)?;
+    let events = Arc::new(Events::default());
+    let (watched, told) = (shared.clone(), events.clone());
+    control_runtime.spawn(async move { told.run(&watched).await });
+    let admin = Admin { shared: shared.clone(), requests: control.requests.clone(), tokens, events };
+    let (server, doors) = server(&shared, &certificates, admin, &sockets)?;
     let mut server = server;
     extra.into_iter().for_each(|service| {
         server.add_services(vec![service]);
@@ -268,138 +275,6 @@ fn share_breakers(fleet: &Arc<Fleet>, supplies: &Supplies, live: &Arc<LiveTable>
             teller.tell(&backend, open).await;
         }
     });
-}
-
-fn server(
-    shared: &Arc<Shared>,
-    certificates: &[Option<Arc<HotCertificate>>],
-    control: &Control,
-    tokens: Option<Arc<HotTokens>>,
-    sockets: &Sockets,
-) -> Result<(Server, Doors)> {
-    let settings = &shared.settings;
-    let conf = ServerConf {
-        threads: settings.threads,
-        max_retries: TRIES_MAX + SHARES_MAX as usize,
-        upstream_keepalive_pool_size: POOL_CONNECTIONS / settings.threads,
-        // Ours ends first.
-        grace_period_seconds: Some(settings.drain_deadline.as_secs() + 2),
-        graceful_shutdown_timeout_seconds: Some(1),
-        ..ServerConf::default()
-    };
-    let mut server = Server::new_with_opt_and_conf(None, conf);
-    server.bootstrap();
-    let service = |server: &Server, name: String, h2c: bool| {
-        let mut options = HttpServerOptions::default();
-        options.h2c = h2c;
-        let mut proxy = http_proxy(&server.configuration, Service(shared.clone()));
-        proxy.server_options = Some(options);
-        let front = Front { proxy: Arc::new(proxy), shared: shared.clone() };
-        ListeningService::new(name, Edge(Arc::new(front)))
-    };
-    let (open, opened) = mpsc::unbounded_channel();
-    let mut count = 0;
-    let add = |server: &mut Server, inner: ListeningService<Edge>, addresses: &[SocketAddr]| -> Result<()> {
-        server.add_service(door(inner, addresses, sockets, &open)?);
-        Ok(())
-    };
-    // One service for all listeners but h2c ones, so that they share one pool of connections to the backends.
-    let mut main = service(&server, "proxy".into(), false);
-    let mut shares = Vec::new();
-    let egress = Arc::new(Egress { shared: shared.clone() });
-    for (listener, certificate) in settings.listeners.iter().zip(certificates) {
-        if listener.mode != Mode::Http {
-            let acceptor = certificate.as_ref().map(acceptor).transpose();
-            count += 1;
-            server.add_service(Exit {
-                egress: egress.clone(),
-                listener: listener.clone(),
-                socket: Some(sockets.lend(listener.address)?),
-                tls: acceptor.map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?,
-                open: open.clone(),
-            });
-            continue;
-        }
-        let config = ListenerConfig::tcp(listener.address.to_string())
-            .l4_buffer(L4BufferSettings::new(READ_BUFFER, 1460));
-        if listener.h2c {
-            let mut own = service(&server, format!("proxy {}", listener.name), true);
-            own.add_listener(config);
-            count += 1;
-            add(&mut server, own, &[listener.address])?;
-            continue;
-        }
-        shares.push(listener.address);
-        main.add_listener(match certificate {
-            Some(certificate) => config.tls(tls(listener, certificate)?),
-            None => config,
-        });
-    }
-    if !shares.is_empty() {
-        count += 1;
-        main.endpoints().set_pre_tls_callback(Arc::new(BeforeTls(shared.clone())));
-        add(&mut server, main, &shares)?;
-    }
-    let admin = Admin { shared: shared.clone(), requests: control.requests.clone(), tokens };
-    let mut service = ListeningService::new("admin".into(), admin);
-    service.threads = Some(1);
-    service.add_tcp(&settings.admin.to_string());
-    server.add_service(door(service, &[settings.admin], sockets, &open)?);
-    Ok((server, Doors { count: count + 1, opened }))
-}
-
-/// The name of the admin's listener among the sockets.
-const ADMIN: &str = "(admin)";
-
-/// Who says that it is open, and how many there are.
-struct Doors {
-    count: usize,
-    opened: mpsc::UnboundedReceiver<()>,
-}
-
-fn door<A>(
-    inner: ListeningService<A>,
-    addresses: &[SocketAddr],
-    sockets: &Sockets,
-    open: &mpsc::UnboundedSender<()>,
-) -> Result<Door<A>> {
-    let lent = addresses.iter().map(|address| Ok((*address, sockets.lend(*address)?)));
-    Ok(Door { inner, sockets: lent.collect::<Result<_>>()?, open: open.clone() })
-}
-
-fn tls(listener: &Listener, certificate: &Arc<HotCertificate>) -> Result<TlsSettings> {
-    let mut settings = TlsSettings::with_callbacks(Box::new(Greeter(certificate.clone())))
-        .map_err(|error| anyhow!("listener `{}`: {error}", listener.name))?;
-    settings.set_cert_resolver(certificate.clone());
-    if let Some(clients) = &certificate.clients {
-        settings.set_client_cert_verifier(clients.clone());
-    }
-    if listener.h2 {
-        settings.enable_h2();
-    }
-    Ok(settings)
-}
-
-/// Reads what a balancer says before a handshake.
-struct BeforeTls(Arc<Shared>);
-
-#[async_trait]
-impl PreTlsProcess for BeforeTls {
-    async fn process(&self, stream: &mut L4Stream) -> pingora_error::Result<()> {
-        let arrived = self.0.arrive(stream).await;
-        arrived
-            .ok_or_else(|| Error::explain(ErrorType::HandshakeError, "no header of a balancer that is known"))
-    }
-}
-
-/// Notes for whom a client came, once a handshake.
-struct Greeter(Arc<HotCertificate>);
-
-#[async_trait]
-impl TlsAccept for Greeter {
-    async fn handshake_complete_callback(&self, tls: &TlsRef) -> Option<Arc<dyn Any + Send + Sync>> {
-        Some(Arc::new(self.0.came_for(tls.server_name()?)?))
-    }
 }
 
 /// Waits for the control thread's word.

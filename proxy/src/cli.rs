@@ -6,7 +6,7 @@ use crate::admin_client::AdminClient;
 use crate::commands::check::CheckOutput;
 use crate::commands::explain::CallerFlags;
 use crate::commands::size::{Format, LoadFlags};
-use crate::commands::{changes, check, compare, demo, explain, layout, plan, remote, run, size};
+use crate::commands::{changes, check, compare, demo, explain, layout, plan, remote, run, size, tap, top};
 use crate::exit::Exit;
 use crate::settings::Flags;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
@@ -251,6 +251,34 @@ enum Command {
         #[arg(long, env = "BANYAN_OUTPUT", value_enum, default_value = "text")]
         output: Format,
     },
+    /// Routes and their sides on a terminal, a snapshot a second; elsewhere one table.
+    Top {
+        /// One table, on a terminal as well.
+        #[arg(long, env = "BANYAN_ONCE")]
+        once: bool,
+        #[command(flatten)]
+        remote: Remote,
+    },
+    /// Decisions as they are made, one a line, until it is interrupted.
+    Tap {
+        /// Only of this route.
+        #[arg(long, env = "BANYAN_ROUTE")]
+        route: Option<String>,
+        /// Only of this side: legacy, serverless, or none for answers of Banyan itself.
+        #[arg(long, env = "BANYAN_SIDE", value_parser = ["legacy", "serverless", "none"])]
+        side: Option<String>,
+        /// Only by this reason, such as `bucket` or `fallback`.
+        #[arg(long, env = "BANYAN_REASON_IS")]
+        reason: Option<String>,
+        /// Only with this status, such as `502` or `5xx`.
+        #[arg(long, env = "BANYAN_STATUS")]
+        status: Option<String>,
+        /// End after so many.
+        #[arg(long, env = "BANYAN_COUNT")]
+        count: Option<u64>,
+        #[command(flatten)]
+        remote: Remote,
+    },
     /// Make a running proxy read its rules again.
     Reload {
         #[command(flatten)]
@@ -340,6 +368,11 @@ fn dispatch(command: Command) -> Exit {
             with_admin(&remote, |client, json| remote::breaker(client, json, &backend, &state, &reason))
         }
         Command::Size { load, output } => size::run(&load.into(), output),
+        Command::Top { once, remote } => with_admin(&remote, |client, json| top::run(client, json, once)),
+        Command::Tap { route, side, reason, status, count, remote } => {
+            let wanted = tap::Wanted { route, side, reason, status, count };
+            with_admin(&remote, |client, json| tap::run(client, json, &wanted))
+        }
         Command::Reload { remote } => with_admin(&remote, remote::reload),
         Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),
     }

@@ -153,6 +153,11 @@ impl Context {
         ctx
     }
 
+    /// The same under the span that the request's log line names.
+    pub fn copy(ask: &Ask, side: Side) -> Context {
+        Context { trace: ask.shadow, ..Context::shadow(ask, side) }
+    }
+
     /// A read of another path, after a write: no rewrite of the write's route is meant for it.
     pub fn read_back(ask: &Ask, side: Side) -> Context {
         Context { found: None, ..Context::shadow(ask, side) }
@@ -169,7 +174,7 @@ impl Context {
             attributed,
             live,
             started: Instant::now(),
-            trace: Trace::begin(None),
+            trace: Trace::none(),
             client,
             listener: 0,
             endpoint: None,

@@ -6,30 +6,34 @@
 mod connections;
 mod egress;
 mod listeners;
+mod names;
+mod spans;
+mod route;
+mod openmetrics;
 
 pub use connections::Connections;
 pub use egress::Egress;
 pub use listeners::Listeners;
+pub use names::{Names, OTHER};
+pub use openmetrics::{CONTENT_TYPE as OPENMETRICS, text as openmetrics};
+pub use route::{Exemplar, NONE, RouteMetrics, SHADOW_RESULTS, Seen};
+pub use spans::Spans;
 
-use banyan_routes::decide::Reason;
-use banyan_routes::evidence::Loss;
-use banyan_routes::ids::Side;
 use pingora_prometheus::prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    GaugeVec, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry,
+    TextEncoder,
 };
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Latency buckets in seconds: an on-prem hop is milliseconds, a cold start is seconds.
-const LATENCY_BUCKETS_S: [f64; 14] =
+pub const LATENCY_BUCKETS_S: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
 
-/// Routes that get gauges of their own; more would make every scrape megabytes.
-pub const ROUTE_GAUGES_MAX: usize = 2_000;
+/// Routes that get series of their own; more would make every scrape megabytes. What others do is counted as `other`.
+pub const ROUTES_NAMED_MAX: usize = 2_000;
 
 pub struct Metrics {
     pub registry: Registry,
+    pub names: Names,
     pub requests: IntCounterVec,
     pub request_duration: HistogramVec,
     pub upstream_duration: HistogramVec,
@@ -59,6 +63,7 @@ pub struct Metrics {
     pub connections: Connections,
     pub egress: Egress,
     pub listeners: Listeners,
+    pub spans: Spans,
     pub authorizer_calls: IntCounterVec,
     pub limit_local: IntCounterVec,
     pub signature_refused: IntCounterVec,
@@ -245,6 +250,8 @@ impl Metrics {
             connections: Connections::new(&registry),
             egress: Egress::new(&registry),
             listeners: Listeners::new(&registry),
+            spans: Spans::new(&registry),
+            names: Names::default(),
             limit_local: counter(
                 "limit_local_total",
                 "Requests of shared limits that were judged by this replica's share, because the store did not answer.",
@@ -393,104 +400,4 @@ where
     #[expect(clippy::expect_used, reason = "a metric declared twice cannot reach a release")]
     registry.register(Box::new(metric.clone())).expect("metric declared once");
     metric
-}
-
-/// What comes of a copy, and why one is not compared.
-pub const SHADOW_RESULTS: [&str; 3] = ["answered", "failed", "timeout"];
-
-/// What `side` and `reason` say when no backend was asked.
-pub const NONE: &str = "none";
-
-/// 2 sides x 9 reasons, and one for answers of our own.
-const DECISIONS: usize = 19;
-const OWN: usize = 18;
-/// Statuses with a handle of their own; the rest are looked up by label, which is slower and rare. All 500 codes would be
-/// 8 KB for each route and decision.
-const CODES: [u16; 28] = [
-    101, 200, 201, 202, 204, 206, 301, 302, 303, 304, 307, 308, 400, 401, 403, 404, 405, 408, 409, 412, 413,
-    422, 429, 499, 500, 502, 503, 504,
-];
-
-type Codes = Box<[OnceLock<IntCounter>; CODES.len()]>;
-
-/// The handles of one route. A handle is made when it is first needed; from then on it is one pointer away.
-#[derive(Default)]
-pub struct RouteMetrics {
-    /// Legacy, serverless, and answers of our own: for `status`, which must not parse our own metrics.
-    pub answered: [AtomicU64; 3],
-    pub failed: [AtomicU64; 3],
-    /// Tries on serverless that failed, and were answered by legacy.
-    pub fallbacks: AtomicU64,
-    requests: [OnceLock<Codes>; DECISIONS],
-    duration: [OnceLock<Histogram>; 3],
-}
-
-impl RouteMetrics {
-    /// Counts one answered request.
-    pub fn count(
-        &self,
-        metrics: &Metrics,
-        route: &str,
-        decision: Option<(Side, Reason)>,
-        code: u16,
-        seconds: f64,
-    ) {
-        let (slot, side, reason) = match decision {
-            Some((side, reason)) => (side.index() * 9 + reason.index(), side.as_str(), reason.as_str()),
-            None => (OWN, NONE, NONE),
-        };
-        let labelled = || metrics.requests.with_label_values(&[route, side, reason, &code.to_string()]);
-        match CODES.binary_search(&code) {
-            Ok(at) => self.requests[slot].get_or_init(Box::default)[at].get_or_init(labelled).inc(),
-            Err(_) => labelled().inc(),
-        }
-        let slot = decision.map_or(2, |(side, _)| side.index());
-        self.answered[slot].fetch_add(1, Ordering::Relaxed);
-        if code >= 500 {
-            self.failed[slot].fetch_add(1, Ordering::Relaxed);
-        }
-        self.duration[slot]
-            .get_or_init(|| metrics.request_duration.with_label_values(&[route, side]))
-            .observe(seconds);
-    }
-
-    /// How many took up to how long, by side; none before its first answer.
-    pub fn buckets(&self, side: Side) -> Vec<(f64, u64)> {
-        use pingora_prometheus::prometheus::core::Metric;
-        let Some(histogram) = self.duration[side.index()].get() else { return Vec::new() };
-        let metric = histogram.metric();
-        let buckets = metric.get_histogram().get_bucket().iter();
-        buckets.map(|it| (it.upper_bound(), it.cumulative_count())).collect()
-    }
-
-    /// Takes the series of a route that is gone out of the registry; requests still under way count into the void.
-    pub fn forget(&self, metrics: &Metrics, route: &str) {
-        for side in Side::ALL.map(Side::as_str).into_iter().chain([NONE]) {
-            let _ = metrics.request_duration.remove_label_values(&[route, side]);
-        }
-        let _ = metrics.fallbacks.remove_label_values(&[route]);
-        let _ = metrics.parity_bound.remove_label_values(&[route]);
-        let _ = metrics.coverage.remove_label_values(&[route]);
-        for result in SHADOW_RESULTS {
-            let _ = metrics.shadow.remove_label_values(&[route, result]);
-        }
-        for loss in Loss::ALL {
-            let _ = metrics.shadow_dropped.remove_label_values(&[route, loss.as_str()]);
-        }
-        for verdict in ["match", "mismatch", "inconclusive"] {
-            let _ = metrics.comparisons.remove_label_values(&[route, verdict]);
-            let _ = metrics.controls.remove_label_values(&[route, verdict]);
-        }
-        let _ = metrics.retries.remove_label_values(&[route]);
-        for (slot, codes) in self.requests.iter().enumerate() {
-            let Some(codes) = codes.get() else { continue };
-            let (side, reason) = match Side::ALL.get(slot / Reason::ALL.len()) {
-                Some(side) => (side.as_str(), Reason::ALL[slot % Reason::ALL.len()].as_str()),
-                None => (NONE, NONE),
-            };
-            for (code, _) in CODES.iter().zip(codes.iter()).filter(|(_, counter)| counter.get().is_some()) {
-                let _ = metrics.requests.remove_label_values(&[route, side, reason, &code.to_string()]);
-            }
-        }
-    }
 }

@@ -8,13 +8,16 @@ use crate::arrival::arrive;
 use crate::authorizers::Authorizers;
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
+use crate::figures::Figurebook;
 use crate::leaving::Leaving;
 use crate::live::LiveTable;
 use crate::memory::Memory;
 use crate::metrics::Metrics;
 use crate::settings::Settings;
 use crate::shadow::queue::ShadowQueue;
+use crate::spans::SpanSender;
 use crate::state::fleet::Fleet;
+use crate::tap::Taps;
 use crate::targets::supplies::Supplies;
 use crate::tokens::Issuers;
 use pingora_core::protocols::raw_connect::ProxyDigest;
@@ -29,6 +32,13 @@ pub struct Shared {
     pub live: Arc<LiveTable>,
     pub metrics: Arc<Metrics>,
     pub log: LogSender,
+    pub spans: SpanSender,
+    /// Who watches decisions as they are made.
+    pub taps: Arc<Taps>,
+    /// How routes do just now.
+    pub figures: Arc<Figurebook>,
+    /// Requests are neither counted, traced nor logged: for measuring what that costs, and for nothing else.
+    pub unobserved: bool,
     pub leaving: Arc<Leaving>,
     /// Every listener takes connections.
     pub listening: AtomicBool,

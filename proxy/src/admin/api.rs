@@ -2,21 +2,23 @@
 //!
 //! Input: the snapshot that serves. Output: versioned JSON values; shapes are in `openapi`. Must not: change anything.
 
+use crate::admin::access::Caller;
 use crate::admin::{Answer, json_answer, problem};
 use crate::evidence::Evidence;
 use crate::live::{Live, RouteRuntime};
+use crate::metrics::ROUTES_NAMED_MAX;
 use crate::proxy::Shared;
 use crate::reload::ramp::told;
 use crate::targets::live_breaker::Hand;
 use banyan_routes::evidence::{CONFIDENCE, Window};
-use banyan_routes::ids::Side;
+use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::request_line::OwnedRequest;
 use banyan_routes::table::{Route, RouteTable, Stage};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub fn revision(shared: &Shared, live: &Live) -> Value {
     let table = &live.serving.table;
@@ -53,6 +55,49 @@ pub fn store(shared: &Shared) -> Value {
 fn fleet(shared: &Shared) -> Value {
     let Some(fleet) = &shared.fleet else { return Value::Null };
     json!({ "id": fleet.id, "replicas": fleet.replicas() })
+}
+
+/// Everything that changes from second to second.
+pub fn snapshot(shared: &Shared, live: &Live, now: Duration) -> Value {
+    let table = &live.serving.table;
+    let routes = table.routes.iter().enumerate().take(ROUTES_NAMED_MAX);
+    let routes: Vec<Value> = routes
+        .map(|(at, route)| {
+            let mut value = summary(live, at, route);
+            let [legacy, serverless] = shared.figures.just_now(&route.id);
+            value["now"] = json!({ "legacy": legacy, "serverless": serverless });
+            value["approved_ppm"] = json!(approved(route).get());
+            let evidence = live.serving.routes[at].evidence_if_any();
+            let brief = evidence.map(|evidence| evidence.brief(UNIX_EPOCH + now));
+            value["parity"] = json!(brief.filter(|it| it.compared > 0));
+            let health = |side| {
+                let backend = &live.serving.backends[route.backend(side)? as usize];
+                Some(json!({ "available": backend.available(), "ratio": backend.health_ratio() }))
+            };
+            value["health"] =
+                json!({ "legacy": health(Side::Legacy), "serverless": health(Side::Serverless) });
+            value
+        })
+        .collect();
+    let revision = revision(shared, live);
+    json!({ "version": 1, "at_unix_ms": now.as_millis() as u64, "revision": revision, "routes": routes })
+}
+
+/// The share that the rules approve in the end.
+fn approved(route: &Route) -> SharePpm {
+    let last = route.ramp.as_ref().and_then(|ramp| ramp.steps.last());
+    last.map_or(route.stage.share(), |step| step.at)
+}
+
+/// How a route has done in the last half hour. `None`: no such id.
+pub fn history(shared: &Shared, live: &Live, id: &str) -> Option<Value> {
+    live.serving.table.by_id.get(id)?;
+    Some(json!({ "version": 1, "route": id, "points": shared.figures.points(id) }))
+}
+
+/// Whose token it was, and what it may.
+pub fn whoami(caller: &Caller) -> Answer {
+    json_answer(200, &json!({ "version": 1, "name": caller.name, "role": caller.role.as_str() }))
 }
 
 /// What no route claims, as templates.

@@ -1,22 +1,30 @@
-//! The admin listener: health, metrics and the API. Its own address, loopback by default.
+//! The admin listener: health, metrics, the API and the console. Its own address, loopback by default.
 //!
-//! Input: requests from operators, probes and Prometheus. Output: JSON and text. Must not: share a listener with traffic, or
+//! Input: requests from operators, probes and Prometheus. Output: JSON, text, pages, streams. Must not: share a listener with traffic, or
 //! be steered from a web page: names in Host are checked against DNS rebinding, and changes need a JSON content type.
 
 pub mod access;
 pub mod api;
 mod changes;
 mod breaker;
+mod console;
+mod egress;
 mod openapi;
+pub mod stream;
 
 use crate::admin::access::{Caller, HotTokens};
+use crate::admin::stream::{Events, Viewer};
 use crate::control::Request;
+use crate::metrics::{OPENMETRICS, openmetrics};
 use crate::proxy::Shared;
 use crate::settings::Role;
+use crate::tap::{Filter, Reader, Status};
 use async_trait::async_trait;
+use banyan_routes::ids::Side;
 use http::{HeaderValue, Method, Response, StatusCode, header};
-use pingora_core::apps::http_app::ServeHttp;
+use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
+use pingora_core::server::ShutdownWatch;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::net::IpAddr;
@@ -24,6 +32,8 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 
+/// How long a connection may rest between requests.
+const KEEPALIVE_S: u64 = 60;
 /// Requests to the API are small.
 const BODY_MAX: usize = 1 << 20;
 
@@ -31,45 +41,148 @@ pub struct Admin {
     pub shared: Arc<Shared>,
     pub requests: mpsc::Sender<Request>,
     pub tokens: Option<Arc<HotTokens>>,
+    pub events: Arc<Events>,
 }
 
 /// A finished answer.
 pub type Answer = Response<Vec<u8>>;
 
+/// What a request gets.
+enum Reply {
+    Whole(Box<Answer>),
+    /// A snapshot a second, so many of them.
+    Events(Viewer, Option<u64>),
+    Tap(Reader, Option<u64>),
+}
+
 #[async_trait]
-impl ServeHttp for Admin {
-    async fn response(&self, session: &mut ServerSession) -> Answer {
+impl HttpServerApp for Admin {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        if !session.read_request().await.unwrap_or_default() {
+            return None;
+        }
+        session.set_keepalive(if *shutdown.borrow() { None } else { Some(KEEPALIVE_S) });
+        let method = session.req_header().method.clone();
+        match self.reply(&mut session).await {
+            Reply::Whole(answer) => {
+                let (parts, body) = finish(&method, *answer).into_parts();
+                session.write_response_header(Box::new(parts.into())).await.ok()?;
+                if !body.is_empty() {
+                    session.write_response_body(body.into(), true).await.ok()?;
+                }
+            }
+            Reply::Events(viewer, count) => {
+                stream::events(&mut session, &self.shared, viewer, count, shutdown).await;
+            }
+            Reply::Tap(reader, count) => stream::tap(&mut session, reader, count, shutdown).await,
+        }
+        let settings = HttpPersistentSettings::for_session(&session);
+        session.finish().await.ok()?.map(|it| ReusedHttpStream::from_reusable_stream(it, settings))
+    }
+}
+
+impl Admin {
+    async fn reply(&self, session: &mut ServerSession) -> Reply {
         let head = session.req_header();
         let (method, path) = (head.method.clone(), head.uri.path().to_owned());
         let query = head.uri.query().map(str::to_owned);
+        let is_read = matches!(method, Method::GET | Method::HEAD);
         let answer = match (method.as_str(), path.as_str()) {
             ("GET" | "HEAD", "/livez") => json_answer(200, &json!({ "live": true })),
             ("GET" | "HEAD", "/readyz") => self.ready(),
-            ("GET" | "HEAD", "/metrics") => {
-                text_answer("text/plain; version=0.0.4; charset=utf-8", self.shared.metrics.text())
-            }
+            ("GET" | "HEAD", "/metrics") => self.metrics(session),
             (_, "/livez" | "/readyz" | "/metrics") => not_allowed(READ),
-            _ if !path.starts_with("/api/v1/") => problem(404, "no such page", &path),
             _ if !host_allowed(session) => {
                 let answer = problem(403, "host not allowed", "the Host must be an address or localhost");
                 access::refuse(&self.shared.metrics, "host", answer)
             }
+            _ if let Some(file) = console::file(&path) => {
+                if is_read {
+                    file
+                } else {
+                    not_allowed(READ)
+                }
+            }
+            _ if !path.starts_with("/api/v1/") => problem(404, "no such page", &path),
             (method @ ("GET" | "HEAD" | "POST"), _) => {
-                // To explain is to look.
+                // To explain is to look; lines of the log are not for everybody who may look.
                 let changes = method == "POST" && path != "/api/v1/explain";
-                let role = if changes { Role::Operator } else { Role::Viewer };
+                let operates = changes || path == "/api/v1/tap";
+                let role = if operates { Role::Operator } else { Role::Viewer };
                 let tokens = self.tokens.as_deref();
                 match access::check(tokens, session, role, changes, &self.shared.metrics) {
                     Err(answer) => *answer,
                     Ok(_) if allowed(&path).is_none_or(|known| !known.contains(method)) => wrong(&path),
                     Ok(caller) if method == "POST" => self.change(session, &path, &caller).await,
                     Ok(_) if path == "/api/v1/audit" => changes::audit(&self.requests).await,
+                    Ok(caller) if path == "/api/v1/whoami" => api::whoami(&caller),
+                    Ok(_) if method == "GET" && path == "/api/v1/events" => {
+                        return self.events(query.as_deref());
+                    }
+                    Ok(_) if method == "GET" && path == "/api/v1/tap" => return self.tap(query.as_deref()),
                     Ok(_) => self.read(&path, query.as_deref()),
                 }
             }
             _ => wrong(&path),
         };
-        finish(&method, answer)
+        Reply::Whole(Box::new(answer))
+    }
+
+    fn events(&self, query: Option<&str>) -> Reply {
+        let refused = |answer| Reply::Whole(Box::new(answer));
+        match number(query, "count=") {
+            Err(answer) => refused(*answer),
+            Ok(count) => match self.events.view() {
+                Some(viewer) => Reply::Events(viewer, count),
+                None => refused(problem(503, "too many viewers", "as many watch as may")),
+            },
+        }
+    }
+
+    fn tap(&self, query: Option<&str>) -> Reply {
+        let refused = |answer| Reply::Whole(Box::new(answer));
+        let text = |name| parameter(query, name).map(str::to_owned);
+        let status = parameter(query, "status=").map(|text| (Status::parse(text), text));
+        let odd = |field: &str, value: &str, expected: &str| {
+            refused(problem(400, "not a filter", &format!("{field} `{value}`; expected {expected}")))
+        };
+        if let Some((None, text)) = status {
+            return odd("status", text, "for example 502 or 5xx");
+        }
+        let side = text("side=");
+        if let Some(side) = side.as_deref().filter(|it| !["legacy", "serverless", "none"].contains(it)) {
+            return odd("side", side, "legacy, serverless or none");
+        }
+        let status = status.and_then(|(status, _)| status);
+        let filter = Filter { route: text("route="), side, reason: text("reason="), status };
+        match number(query, "count=") {
+            Err(answer) => refused(*answer),
+            Ok(count) => match self.shared.taps.open(filter) {
+                Some(reader) => Reply::Tap(reader, count),
+                None => refused(problem(503, "too many taps", "as many are open as may")),
+            },
+        }
+    }
+
+    /// Prometheus's text, or OpenMetrics with exemplars for who asks for that.
+    fn metrics(&self, session: &ServerSession) -> Answer {
+        let metrics = &self.shared.metrics;
+        let accept = session.get_header_bytes(header::ACCEPT);
+        if memchr::memmem::find(accept, b"application/openmetrics-text").is_none() {
+            return text_answer("text/plain; version=0.0.4; charset=utf-8", metrics.text());
+        }
+        let live = self.shared.live.load();
+        let exemplars = |route: &str, side: &str| {
+            let slot = Side::ALL.into_iter().find(|it| it.as_str() == side).map_or(2, Side::index);
+            let serving = live.as_ref().map(|live| &live.serving);
+            let runtime = serving.and_then(|it| Some(&it.routes[*it.table.by_id.get(route)? as usize]));
+            runtime.map(|runtime| runtime.metrics.exemplars(slot)).unwrap_or_default()
+        };
+        text_answer(OPENMETRICS, openmetrics(&metrics.registry.gather(), exemplars))
     }
 }
 
@@ -101,6 +214,9 @@ impl Admin {
             "routes" => json_answer(200, &api::routes(&live)),
             "unclaimed" => json_answer(200, &api::unclaimed(&self.shared, &live)),
             "backends" => json_answer(200, &api::backends(&self.shared, &live)),
+            "egress" => json_answer(200, &egress::egress(&self.shared, &live)),
+            // Streams have no end that their head could tell.
+            "events" | "tap" => json_answer(200, &json!({})),
             what @ ("differences" | "proposals") => {
                 let id = parameter(query, "route=");
                 let found = match what {
@@ -115,6 +231,7 @@ impl Admin {
             rest => {
                 let found = match rest.split_once('/') {
                     Some(("routes", id)) => api::route(&live, id),
+                    Some(("history", id)) => api::history(&self.shared, &live, id),
                     Some(("evidence", id)) => match parameter(query, "hours=").map(str::parse).transpose() {
                         Ok(hours) => api::evidence(&live, id, hours),
                         Err(_) => return problem(400, "not a number of hours", query.unwrap_or_default()),
@@ -185,11 +302,11 @@ fn allowed(path: &str) -> Option<&'static str> {
         None => match below {
             "explain" | "reload" | "kill" | "unkill" => Some("POST"),
             "openapi.json" | "revision" | "routes" | "unclaimed" | "backends" | "differences"
-            | "proposals" | "audit" => Some(READ),
+            | "proposals" | "audit" | "egress" | "events" | "tap" | "whoami" => Some(READ),
             _ => None,
         },
         Some(("routes", rest)) => Some(if rest.contains('/') { "POST" } else { READ }),
-        Some(("evidence", _)) => Some(READ),
+        Some(("evidence" | "history", _)) => Some(READ),
         Some(("backends", _)) => breaker_of(path).map(|_| "POST"),
         Some(_) => None,
     }
@@ -286,4 +403,11 @@ fn finish(method: &Method, mut answer: Answer) -> Answer {
 /// A value of the query; `name` with its `=`.
 fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
     query?.split('&').find_map(|pair| pair.strip_prefix(name)).filter(|value| !value.is_empty())
+}
+
+/// The same as a number.
+fn number(query: Option<&str>, name: &str) -> Result<Option<u64>, Box<Answer>> {
+    let text = parameter(query, name);
+    let odd = |_| Box::new(problem(400, "not a number", &format!("{name}{}", text.unwrap_or_default())));
+    text.map(|text| text.parse().map_err(odd)).transpose()
 }

@@ -11,7 +11,7 @@ use crate::exit::Exit;
 use crate::proxy::Shared;
 use crate::say;
 use crate::say_raw;
-use crate::settings::{AccessLog, Flags, Settings};
+use crate::settings::{Flags, LogTarget, Settings};
 use bytes::Bytes;
 use legacy_sim::airline::{Addresses, services};
 use pingora_core::connectors::http::Connector;
@@ -83,7 +83,7 @@ fn prepare(listen: SocketAddr, admin: SocketAddr) -> Result<Box<Running>, Exit> 
         eprintln!("banyan: {error}");
         Exit::Usage
     })?;
-    settings.access_log = AccessLog::File(folder.join("access.log"));
+    settings.observe.access = LogTarget::File(folder.join("access.log"));
     say!("airline: legacy http://{legacy}, functions http://{serverless}, faults http://{control}");
     launch(settings, false, services(Addresses { legacy, serverless, control }))
 }

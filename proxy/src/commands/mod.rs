@@ -10,4 +10,6 @@ pub mod layout;
 pub mod remote;
 pub mod run;
 pub mod size;
+pub mod tap;
+pub mod top;
 pub mod demo;

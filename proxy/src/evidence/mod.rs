@@ -78,6 +78,16 @@ pub struct Kept {
     pub clusters: Vec<Cluster>,
 }
 
+/// What is asked for most.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Brief {
+    pub compared: u64,
+    pub mismatched: u64,
+    /// The part of the answers that differs is at most this.
+    pub upper_bound: f64,
+    pub coverage: f64,
+}
+
 /// One finished comparison.
 pub struct Finished<'a> {
     /// Under which it was compared.
@@ -219,8 +229,8 @@ impl Evidence {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).noise.controls()
     }
 
-    /// The bound and the coverage of all hours.
-    pub fn bounds(&self, now: SystemTime) -> (f64, f64) {
+    /// All hours in a few figures.
+    pub fn brief(&self, now: SystemTime) -> Brief {
         let ledger = self.folded(now);
         let mut all = Window::default();
         for window in ledger.windows.values() {
@@ -228,7 +238,12 @@ impl Evidence {
             all.matched += window.matched;
             all.mismatched += window.mismatched;
         }
-        (all.upper_bound(), all.coverage())
+        Brief {
+            compared: all.compared(),
+            mismatched: all.mismatched,
+            upper_bound: all.upper_bound(),
+            coverage: all.coverage(),
+        }
     }
 
     /// What has to be written, if anything has changed.

@@ -76,7 +76,10 @@ pub fn plan(
     if let Some(retry) = retry
         && ctx.runtime().is_some_and(|runtime| runtime.may_retry(retry.budget.get()))
     {
-        shared.metrics.retries.with_label_values(&[&*route.id]).inc();
+        if let Some(runtime) = ctx.runtime() {
+            let name = runtime.metrics.name(&shared.metrics, &route.id);
+            shared.metrics.retries.with_label_values(&[name]).inc();
+        }
         ctx.retries += 1;
         ctx.pause = true;
         return true;
@@ -105,8 +108,9 @@ pub fn fall_back(shared: &Shared, ctx: &mut Context, kind: FailureKind) -> bool 
     if !possible || !allowed {
         return false;
     }
-    shared.metrics.fallbacks.with_label_values(&[&*route.id]).inc();
     if let Some(runtime) = ctx.runtime() {
+        let name = runtime.metrics.name(&shared.metrics, &route.id);
+        shared.metrics.fallbacks.with_label_values(&[name]).inc();
         runtime.metrics.fallbacks.fetch_add(1, Ordering::Relaxed);
     }
     if let Some(decision) = &mut ctx.decision {

@@ -7,16 +7,20 @@ use crate::access_log::Line;
 use crate::context::Context;
 use crate::facts::head_bytes;
 use crate::hooks::fail;
+use crate::metrics::{NONE, Seen};
 use crate::proxy::Shared;
 use crate::shadow::queue::{Ask, Exchange};
+use crate::spans::{Attribute, Kind, Span};
+use crate::tap::Decided;
+use crate::trace::Trace;
 use banyan_routes::evidence::Loss;
-use banyan_routes::ids::{PPM, Side};
+use banyan_routes::ids::Side;
 use banyan_routes::path::split_target;
 use banyan_routes::table::Stage;
 use http::{Version, header};
 use pingora_error::Error;
 use pingora_proxy::Session;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) {
     if let Some(error) = error
@@ -29,11 +33,41 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
             ctx.status = status;
         }
     }
-    let decision = ctx.decision.as_ref().map(|decision| (decision.side, decision.reason));
     let elapsed = ctx.started.elapsed();
+    if !shared.unobserved {
+        count(shared, session, ctx, elapsed);
+    }
+    let shadow = if ctx.capture.is_some() { mirror(shared, session, error, ctx) } else { None };
+    let failed = ctx.status >= 500;
+    if shared.spans.wants(&ctx.trace, failed) {
+        shared.spans.offer(span(session, ctx, elapsed, failed));
+    }
+    let logged = shared.log.is_on() && sampled(shared, ctx) && !shared.unobserved;
+    let tapped = shared.taps.any();
+    if logged || tapped {
+        let line = || line(shared, session, ctx, elapsed, shadow.as_ref());
+        if tapped {
+            let (side, reason) = words(ctx);
+            let route = ctx.route().map_or(NONE, |route| &route.id);
+            shared.taps.offer(&Decided { route, side, reason, status: ctx.status }, line);
+        }
+        if logged {
+            shared.log.send(line());
+        }
+    }
+}
+
+/// Side and reason, as metrics and log call them.
+fn words(ctx: &Context) -> (&'static str, &'static str) {
+    ctx.decision.as_ref().map_or((NONE, NONE), |it| (it.side.as_str(), it.reason.as_str()))
+}
+
+fn count(shared: &Shared, session: &Session, ctx: &Context, took: Duration) {
+    let decision = ctx.decision.as_ref().map(|decision| (decision.side, decision.reason));
     match (ctx.runtime(), ctx.route()) {
         (Some(runtime), Some(route)) => {
-            runtime.metrics.count(&shared.metrics, &route.id, decision, ctx.status, elapsed.as_secs_f64());
+            let seen = Seen { decision, code: ctx.status, took, trace_id: ctx.trace.trace_id };
+            runtime.metrics.count(&shared.metrics, &route.id, &seen);
             // A side that is to be switched off: who still comes to it is few, and worth a name.
             if route.quiet_for.is_some()
                 && route.stage == Stage::Serverless
@@ -45,28 +79,51 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
                 runtime.callers.see(ctx.client.address, agent, reason.as_str(), now);
             }
         }
-        _ => shared
-            .metrics
-            .requests
-            .with_label_values(&["none", "none", "none", &ctx.status.to_string()])
-            .inc(),
+        _ => {
+            let code = ctx.status.to_string();
+            shared.metrics.requests.with_label_values(&[NONE, NONE, NONE, &code]).inc();
+        }
     }
     if let Some(cause) = ctx.cause {
         shared.metrics.refused.with_label_values(&[cause]).inc();
     }
-    if ctx.capture.is_some() {
-        mirror(shared, session, error, ctx);
-    }
-    if shared.log.is_on() && sampled(shared, ctx) {
-        shared.log.send(line(shared, session, ctx, elapsed));
-    }
 }
 
-/// Hands a sampled request over. One that was cut short is counted, and not compared with a whole one.
-fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) {
+/// The request as a collector knows it. No query, like the log.
+fn span(session: &Session, ctx: &Context, took: Duration, failed: bool) -> Span {
+    let request = session.req_header();
+    let target = String::from_utf8_lossy(request.raw_path());
+    let (side, reason) = words(ctx);
+    let route = ctx.route().map_or(NONE, |route| &route.id);
+    let mut attributes = vec![
+        ("http.request.method", Attribute::from(request.method.as_str())),
+        ("url.path", split_target(&target).0.into()),
+        ("url.scheme", ctx.client.scheme().into()),
+        ("server.address", (&*ctx.public_host).into()),
+        ("http.response.status_code", u64::from(ctx.status).into()),
+        ("banyan.route", route.into()),
+        ("banyan.side", side.into()),
+        ("banyan.reason", reason.into()),
+    ];
+    if let Some(live) = &ctx.live {
+        attributes.push(("banyan.revision", live.serving.table.revision.as_str().into()));
+    }
+    if let Some(sent) = &ctx.sent {
+        attributes.push(("banyan.backend", (&*sent.backend.definition.id).into()));
+    }
+    if let Some(cause) = ctx.cause {
+        attributes.push(("error.type", cause.into()));
+    }
+    let name = [request.method.as_str(), " ", route].concat().into();
+    let start = SystemTime::now().checked_sub(took).unwrap_or(UNIX_EPOCH);
+    Span { trace: ctx.trace, kind: Kind::Server, linked: None, name, start, took, failed, attributes }
+}
+
+/// Hands a sampled request over, and says under which span its copy goes. One that was cut short is counted, and not compared with a whole one.
+fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) -> Option<Trace> {
     let whole = error.is_none() && ctx.cause.is_none() && ctx.status != 0;
-    let Some(mut capture) = ctx.capture.take() else { return };
-    let (Some(live), Some(found), Some(decision)) = (&ctx.live, &ctx.found, &ctx.decision) else { return };
+    let mut capture = ctx.capture.take()?;
+    let (live, found, decision) = (ctx.live.as_ref()?, ctx.found.as_ref()?, ctx.decision.as_ref()?);
     let loss = match capture.status {
         // The side that was to be the shadow has answered, after the other had failed.
         _ if Some(decision.side) == capture.shadow => Some(Loss::Fallback),
@@ -76,7 +133,8 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
     };
     if let Some(loss) = loss {
         let runtime = &live.serving.routes[found.route as usize];
-        return runtime.lose(&shared.metrics, &live.serving.table.route(found.route).id, loss);
+        runtime.lose(&shared.metrics, &live.serving.table.route(found.route).id, loss);
+        return None;
     }
     let ask = Ask {
         live: live.clone(),
@@ -85,27 +143,37 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
         client: ctx.client,
         public_host: ctx.public_host.clone(),
         trace: ctx.trace,
+        shadow: ctx.trace.child(),
         head: session.req_header().clone(),
         http2: session.as_downstream().is_http2(),
     };
     capture.cold = ctx.report.is_some_and(|report| report.init.is_some());
-    shared.shadow.offer(Exchange { ask, capture }, whole);
+    let shadow = ask.shadow;
+    shared.shadow.offer(Exchange { ask, capture }, whole).then_some(shadow)
 }
 
 /// Failures always; successes by the share in the settings, chosen by the trace so that replicas agree.
 fn sampled(shared: &Shared, ctx: &Context) -> bool {
-    let share = shared.settings.log_sample.0.get();
-    let dice =
-        u32::from_le_bytes([ctx.trace.trace_id[0], ctx.trace.trace_id[1], ctx.trace.trace_id[2], 0]) % PPM;
-    ctx.status >= 400 || ctx.cause.is_some() || share >= PPM || dice < share
+    let share = shared.settings.observe.sample;
+    ctx.status >= 400 || ctx.cause.is_some() || ctx.trace.falls_in(share)
 }
 
-fn line(shared: &Shared, session: &Session, ctx: &Context, elapsed: std::time::Duration) -> Vec<u8> {
+fn line(
+    shared: &Shared,
+    session: &Session,
+    ctx: &Context,
+    elapsed: Duration,
+    shadow: Option<&Trace>,
+) -> Vec<u8> {
     let request = session.req_header();
     let mut line = Line::new();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     line.seconds("time", now);
     line.text("trace_id", std::str::from_utf8(&ctx.trace.id()).unwrap_or_default());
+    line.text("span_id", std::str::from_utf8(&ctx.trace.span()).unwrap_or_default());
+    if let Some(shadow) = shadow {
+        line.text("shadow_id", std::str::from_utf8(&shadow.span()).unwrap_or_default());
+    }
     line.text("http.request.method", request.method.as_str());
     let target = String::from_utf8_lossy(request.raw_path());
     line.text("url.path", split_target(&target).0);

@@ -18,6 +18,7 @@ use crate::lambda::stream::{Decoder, Piece};
 use crate::proxy::Shared;
 use crate::targets::backend::RunningBackend;
 use crate::targets::function::{PAYLOAD_MAX, RunningFunction};
+use crate::trace::XRAY;
 use banyan_routes::path::split_target;
 use bytes::Bytes;
 use http::header;
@@ -59,8 +60,8 @@ pub async fn run(
         return Err(faulty(shared, ctx, backend, fault::CREDENTIALS, "", false));
     };
     let authority = ctx.sent.as_ref().map_or("", |sent| &sent.endpoint.authority);
-    let trace = root(ctx);
-    let head = function.request(authority, &payload, Some(&trace), &credentials, now);
+    let trace = ctx.trace.xray(session.req_header().headers.get(XRAY));
+    let head = function.request(authority, &payload, Some(trace), &credentials, now);
     let head = head.map_err(|error| Failure::unsent(Error::explain(ErrorType::InternalError, error)))?;
     let left = super::whole::left(ctx, false);
     let answer = super::whole::send(shared, session, left, backend, peer, head, Bytes::from(payload)).await?;
@@ -141,21 +142,13 @@ pub fn payload(
     Ok(event(function.target.format, &facts))
 }
 
-/// What a gateway of AWS puts on: the port the client used, and the trace in its own form.
+/// What a gateway of AWS puts on: the port the client used.
 fn edge_headers(head: &mut RequestHeader, ctx: &Context) -> Result<()> {
     let default = if ctx.client.https { "443" } else { "80" };
     let port = ctx.public_host.rsplit_once(':').map(|(_, port)| port);
     let port =
         port.filter(|port| !port.is_empty() && port.bytes().all(|b| b.is_ascii_digit())).unwrap_or(default);
-    head.insert_header("X-Forwarded-Port", port)?;
-    head.insert_header("X-Amzn-Trace-Id", root(ctx))
-}
-
-/// `Root=1-<8 digits>-<24 digits>`, from the W3C trace id as OpenTelemetry maps it.
-fn root(ctx: &Context) -> String {
-    let id = ctx.trace.id();
-    let id = std::str::from_utf8(&id).unwrap_or_default();
-    ["Root=1-", &id[..8], "-", &id[8..]].concat()
+    head.insert_header("X-Forwarded-Port", port)
 }
 
 /// Counts a failed call and says what it means for the client and the fallback.
@@ -185,7 +178,7 @@ fn reported(shared: &Shared, ctx: &mut Context, function: &RunningFunction, repo
     let (Some(route), Some(runtime)) = (ctx.route(), ctx.runtime()) else { return };
     let Some(side) = ctx.decision.as_ref().map(|decision| decision.side) else { return };
     let metrics = &shared.metrics;
-    let labels = [&*route.id, &*function.label];
+    let labels = [runtime.metrics.name(metrics, &route.id), &*function.label];
     metrics.lambda_billed.with_label_values(&labels).observe(report.billed.as_secs_f64());
     if report.init.is_some() {
         metrics.lambda_cold_starts.with_label_values(&labels).inc();

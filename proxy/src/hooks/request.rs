@@ -17,6 +17,7 @@ use crate::live::{Live, RouteRuntime};
 use crate::proxy::Shared;
 use crate::proxy_protocol::Proxied;
 use crate::shadow::tee::Capture;
+use crate::trace::Trace;
 use banyan_routes::cors::{Added, Cors};
 use banyan_routes::decide::{Decision, Reason, Refusal, Shadow, decide, shadow};
 use banyan_routes::evidence::Loss;
@@ -118,7 +119,9 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     let request = session.req_header();
     ctx.client = Client::new(peer, tls, &request.headers, &shared.settings.trusted_proxies);
-    ctx.trace = crate::trace::Trace::begin(request.headers.get("traceparent"));
+    if !shared.unobserved {
+        ctx.trace = Trace::begin(Some(&request.headers), shared.settings.observe.traces);
+    }
     ctx.upgrade = facts::is_websocket(session.req_header());
     ctx.messages = facts::is_grpc(session.req_header());
     // The framework keeps connections for ever after their first request. Only where it is kept at all: setting this turns

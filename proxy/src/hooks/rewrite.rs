@@ -7,6 +7,7 @@ use crate::context::Context;
 use crate::facts::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::hooks::hygiene;
 use crate::settings::Limits;
+use crate::trace::{TRACEPARENT, TRACESTATE, XRAY};
 use banyan_routes::table::HeaderEdits;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Uri, header};
@@ -14,7 +15,6 @@ use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use std::time::Duration;
 
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const SHADOW: HeaderName = HeaderName::from_static("x-banyan-shadow");
 const FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
 const PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
@@ -46,7 +46,7 @@ pub fn shape(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
         // A backend that does not read such a body would take it for the next request on the connection.
         request.insert_header(header::CONNECTION, HeaderValue::from_static("close"))?;
     }
-    request.insert_header(TRACEPARENT, ctx.trace.header())?;
+    traced(request, ctx)?;
     if ctx.sent.as_ref().is_some_and(|sent| sent.backend.signature.is_some()) {
         // They would be signed with our key, and say what the client wants said.
         let names = request.headers.keys().filter(|name| name.as_str().starts_with("x-amz-"));
@@ -58,6 +58,19 @@ pub fn shape(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
         edit_request(request, edits)?;
     }
     Ok(())
+}
+
+/// The trace goes on in both forms, under our span.
+fn traced(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    if ctx.trace.is_none() {
+        return Ok(());
+    }
+    // A state belongs to the parent it came with (W3C Trace Context, section 3.3.1).
+    if !ctx.trace.from_w3c {
+        request.remove_header(&TRACESTATE);
+    }
+    request.insert_header(XRAY, ctx.trace.xray(request.headers.get(XRAY)))?;
+    request.insert_header(TRACEPARENT, ctx.trace.header())
 }
 
 /// The path to send. Untouched when nothing rewrites it: the original bytes go on.

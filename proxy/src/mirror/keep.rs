@@ -1,12 +1,12 @@
-//! Once a second, what has changed of the evidence goes to its store.
+//! Once a second, what has changed of the evidence goes to its store and into the gauges.
 //!
-//! Input: the live routes. Output: rows of the store. Must not: hold up a shadow, or lose what could not be written: it is written
+//! Input: the live routes. Output: rows of the store; bound and coverage of each route. Must not: hold up a shadow, or lose what could not be written: it is written
 //! with the next second's.
 
 use crate::evidence::Kept;
 use crate::evidence::store::EvidenceStore;
 use crate::live::LiveTable;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, OTHER};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -31,6 +31,15 @@ pub fn flush(store: &EvidenceStore, live: &LiveTable, metrics: &Metrics) {
         known.filter_map(|(id, evidence)| Some((id, evidence, evidence.to_keep(now)?))).collect();
     if changed.is_empty() {
         return;
+    }
+    for (id, evidence, _) in &changed {
+        let name = metrics.names.of(id);
+        // Of many routes together they would say nothing.
+        if name != OTHER {
+            let brief = evidence.brief(now);
+            metrics.parity_bound.with_label_values(&[name]).set(brief.upper_bound);
+            metrics.coverage.with_label_values(&[name]).set(brief.coverage);
+        }
     }
     let rows: Vec<(&str, Kept)> = changed.iter().map(|(id, _, kept)| (*id, kept.clone())).collect();
     if let Err(error) = store.keep(&rows) {

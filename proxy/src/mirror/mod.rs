@@ -15,7 +15,9 @@ use crate::live::{Live, RouteRuntime};
 use crate::metrics::Metrics;
 use crate::shadow::queue::{Exchange, drop_exchange};
 use crate::shadow::tee::Budget;
+use crate::spans::{Attribute, Kind, Span, SpanSender};
 use crate::targets::backend::RunningBackend;
+use crate::trace::Trace;
 use banyan_routes::compare::Verdict;
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::Side;
@@ -71,13 +73,19 @@ pub struct Mirror {
     sender: Sender,
     metrics: Arc<Metrics>,
     store: Arc<EvidenceStore>,
+    spans: SpanSender,
     controls: Mutex<HashMap<Box<str>, Controls>>,
 }
 
 impl Mirror {
-    pub fn new(budget: Arc<Budget>, metrics: Arc<Metrics>, store: Arc<EvidenceStore>) -> Mirror {
+    pub fn new(
+        budget: Arc<Budget>,
+        metrics: Arc<Metrics>,
+        store: Arc<EvidenceStore>,
+        spans: SpanSender,
+    ) -> Mirror {
         let sender = Sender::new(budget);
-        Mirror { sender, metrics, store, controls: Mutex::default() }
+        Mirror { sender, metrics, store, spans, controls: Mutex::default() }
     }
 
     /// Runs until the queue is closed. Call on the shadow's own runtime.
@@ -142,7 +150,7 @@ impl Mirror {
         if let Some(legacy) = control.as_ref().filter(|_| control_first) {
             earlier = self.sender.send(Context::shadow(ask, Side::Legacy), again(), legacy).await.ok();
         }
-        let answered = self.send(route, Context::shadow(ask, side), again(), &backend).await;
+        let answered = self.send(exchange, route, Context::copy(ask, side), again(), &backend).await;
         let primary_body = capture.answer.bytes();
         let primary = Raw {
             status: capture.status,
@@ -182,7 +190,11 @@ impl Mirror {
             }
             _ => "inconclusive",
         };
-        self.metrics.controls.with_label_values(&[&*route.id, word]).inc();
+        let runtime = self.runtime(exchange);
+        self.metrics
+            .controls
+            .with_label_values(&[runtime.metrics.name(&self.metrics, &route.id), word])
+            .inc();
     }
 
     /// After a write that only one side has seen: the same read of both.
@@ -232,7 +244,7 @@ impl Mirror {
         let mut answers = Vec::new();
         for (side, backend) in [(Side::Legacy, &legacy), (Side::Serverless, &serverless)] {
             let Ok(copy) = get() else { return };
-            answers.push(self.send(route, Context::read_back(ask, side), copy, backend).await);
+            answers.push(self.send(exchange, route, Context::read_back(ask, side), copy, backend).await);
         }
         let [one, other] = [0, 1].map(|at| answers[at].as_ref().map(raw));
         let verdict = judge(one, other, &rule.rules);
@@ -242,12 +254,21 @@ impl Mirror {
     /// Sends, and counts what came of it.
     async fn send(
         &self,
+        exchange: &Exchange,
         route: &Route,
         ctx: Context,
         copy: Copy<'_>,
         backend: &Arc<RunningBackend>,
     ) -> Option<Shadowed> {
+        let (trace, start) = (ctx.trace, SystemTime::now());
+        let span = self
+            .spans
+            .wants(&trace, false)
+            .then(|| [copy.head.method.as_str(), " shadow ", &*route.id].concat());
         let sent = self.sender.send(ctx, copy, backend).await;
+        if let Some(name) = span {
+            self.spans.offer(shadow_span(name, trace, start, backend, &sent));
+        }
         let word = match &sent {
             Ok(_) => "answered",
             Err(error)
@@ -263,7 +284,8 @@ impl Mirror {
         if sent.as_ref().err().is_none_or(|error| *error.etype() != NO_CONNECTION) {
             backend.shadow_breaker.settle(sent.is_ok());
         }
-        self.metrics.shadow.with_label_values(&[&*route.id, word]).inc();
+        let runtime = self.runtime(exchange);
+        self.metrics.shadow.with_label_values(&[runtime.metrics.name(&self.metrics, &route.id), word]).inc();
         sent.ok()
     }
 
@@ -275,8 +297,11 @@ impl Mirror {
         took: Option<(f64, f64)>,
         cold: bool,
     ) {
-        let ask = &exchange.ask;
-        self.metrics.comparisons.with_label_values(&[&*route.id, word(verdict)]).inc();
+        let (ask, runtime) = (&exchange.ask, self.runtime(exchange));
+        self.metrics
+            .comparisons
+            .with_label_values(&[runtime.metrics.name(&self.metrics, &route.id), word(verdict)])
+            .inc();
         let mut hash = Xxh3::new();
         let target = String::from_utf8_lossy(ask.head.raw_path());
         hash.update(ask.head.method.as_str().as_bytes());
@@ -293,11 +318,7 @@ impl Mirror {
             took,
             cold,
         };
-        let (evidence, now) = (self.runtime(exchange).evidence(), SystemTime::now());
-        evidence.add(&finished, &self.store.redactor, now);
-        let (bound, coverage) = evidence.bounds(now);
-        self.metrics.parity_bound.with_label_values(&[&*route.id]).set(bound);
-        self.metrics.coverage.with_label_values(&[&*route.id]).set(coverage);
+        runtime.evidence().add(&finished, &self.store.redactor, SystemTime::now());
     }
 
     fn runtime<'a>(&self, exchange: &'a Exchange) -> &'a RouteRuntime {
@@ -308,6 +329,24 @@ impl Mirror {
         let mut all = self.controls.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(route.id.clone()).or_default().take(rule.controls, Instant::now())
     }
+}
+
+/// A copy as a collector knows it: a child of the request, which did not wait for it.
+fn shadow_span(
+    name: String,
+    trace: Trace,
+    start: SystemTime,
+    backend: &RunningBackend,
+    sent: &Result<Shadowed>,
+) -> Span {
+    let mut attributes = vec![("banyan.backend", Attribute::from(&*backend.definition.id))];
+    if let Ok(sent) = sent {
+        attributes.push(("http.response.status_code", u64::from(sent.status).into()));
+    }
+    let failed = sent.as_ref().map_or(true, |it| it.status >= 500);
+    let took = start.elapsed().unwrap_or_default();
+    let (kind, linked) = (Kind::Client, trace.parent);
+    Span { trace, kind, linked, name: name.into(), start, took, failed, attributes }
 }
 
 fn backend(exchange: &Exchange, route: &Route, side: Side) -> Option<Arc<RunningBackend>> {

@@ -164,8 +164,9 @@ impl Sender {
         let now = SystemTime::now();
         let credentials = function.credentials.get(now).ok_or_else(|| failed("credentials"))?;
         let authority = ctx.sent.as_ref().map_or("", |sent| &sent.endpoint.authority);
-        let head =
-            function.request(authority, &event, None, &credentials, now).map_err(|text| failed(&text))?;
+        let head = function
+            .request(authority, &event, Some(ctx.trace.xray(None)), &credentials, now)
+            .map_err(|text| failed(&text))?;
         let answered =
             self.client.send_within(cap, peer, head, event.into()).await.map_err(|failed| failed.error)?;
         let ok =

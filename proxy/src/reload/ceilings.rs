@@ -55,7 +55,8 @@ impl Reloader {
             let kept = known(route).filter(|limit| limit.rule() == rule);
             Some(kept.unwrap_or_else(|| match self.fleet.clone().filter(|_| rule.shared) {
                 Some(fleet) => {
-                    let local = self.metrics.limit_local.with_label_values(&[&*route.id]);
+                    let local =
+                        self.metrics.limit_local.with_label_values(&[self.metrics.names.of(&route.id)]);
                     Limit::Fleet(Arc::new(FleetLimit::new(rule, &route.id, fleet, local)))
                 }
                 None => Limit::Own(Arc::new(RateGuard::new(rule))),

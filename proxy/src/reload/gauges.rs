@@ -3,7 +3,7 @@
 //! Input: what serves. Output: gauges. Must not: stand between a rule and its first request: set after it is in force.
 
 use super::Reloader;
-use crate::metrics::ROUTE_GAUGES_MAX;
+use crate::metrics::ROUTES_NAMED_MAX;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 impl Reloader {
@@ -45,7 +45,7 @@ impl Reloader {
     pub(super) fn count_shares(&self) {
         self.metrics.route_share.reset();
         let Some(serving) = &self.serving else { return };
-        for route in serving.table.routes.iter().take(ROUTE_GAUGES_MAX) {
+        for route in serving.table.routes.iter().take(ROUTES_NAMED_MAX) {
             let last = route.ramp.as_ref().and_then(|ramp| ramp.steps.last());
             let approved = last.map_or(route.stage.share(), |step| step.at);
             let actual =

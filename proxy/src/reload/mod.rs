@@ -19,7 +19,7 @@ mod webhooks;
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
-use crate::metrics::{Metrics, ROUTE_GAUGES_MAX};
+use crate::metrics::{Metrics, ROUTES_NAMED_MAX};
 use crate::rule_dir;
 use crate::settings::{Mode, Settings};
 use crate::state::fleet::Fleet;
@@ -411,7 +411,7 @@ impl Reloader {
         self.metrics.config_info.reset();
         self.metrics.config_info.with_label_values(&[serving.table.revision.as_str()]).set(1);
         self.metrics.route_stage.reset();
-        for route in serving.table.routes.iter().take(ROUTE_GAUGES_MAX) {
+        for route in serving.table.routes.iter().take(ROUTES_NAMED_MAX) {
             self.metrics.route_stage.with_label_values(&[&*route.id, route.stage.as_str()]).set(1);
         }
         self.count_shares();

@@ -10,6 +10,7 @@ use super::ways_back::TURN;
 use super::webhooks::Said;
 use crate::change::{ChangeAsked, What};
 use crate::live::{RouteRuntime, Serving};
+use crate::metrics::OTHER;
 use crate::settings::Event;
 use banyan_routes::ids::Side;
 use banyan_routes::life::Change;
@@ -169,8 +170,13 @@ impl Reloader {
     }
 
     fn tell(&self, route: &Route, runtime: &RouteRuntime, verdict: &Verdict) {
-        let set =
-            |gate: &str| self.metrics.gate.with_label_values(&[&*route.id, gate, verdict.as_str()]).set(1);
+        // Gates of many routes together would say nothing.
+        let named = runtime.metrics.name(&self.metrics, &route.id) != OTHER;
+        let set = |gate: &str| {
+            if named {
+                self.metrics.gate.with_label_values(&[&*route.id, gate, verdict.as_str()]).set(1);
+            }
+        };
         match verdict {
             Verdict::Advance => set("all"),
             Verdict::Hold(reasons) => reasons.iter().for_each(|reason| set(reason.gate())),

@@ -7,6 +7,7 @@ mod api_keys;
 mod authorizers;
 mod issuers;
 mod limits;
+mod observe;
 mod secrets;
 mod state;
 mod tokens;
@@ -17,6 +18,7 @@ pub use api_keys::{ApiKey, ApiKeys};
 pub use authorizers::Authorizer;
 pub use issuers::{Issuer, KeySet};
 pub use limits::Limits;
+pub use observe::{Emf, LogTarget, Observe};
 pub use secrets::Digest;
 pub use state::FleetSettings;
 pub use tokens::{Bearer, Role, Tokens};
@@ -27,7 +29,7 @@ use crate::aws::secrets::Secrets;
 use crate::client::dns::Zone;
 use banyan_routes::backend::Origin;
 use banyan_routes::locate::locate;
-use banyan_routes::units::{Percent, Span};
+use banyan_routes::units::Span;
 use ipnet::IpNet;
 use serde::Deserialize;
 use std::collections::BTreeMap;
@@ -48,8 +50,8 @@ struct Raw {
     #[serde(default)]
     limits: limits::RawLimits,
     #[serde(default)]
-    logs: RawLogs,
-    tracing: Option<RawTracing>,
+    logs: observe::RawLogs,
+    tracing: Option<observe::RawTracing>,
     attribution_header: Option<bool>,
     #[serde(default)]
     underscore_headers: UnderscoreHeaders,
@@ -138,20 +140,6 @@ pub enum Watch {
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct RawLogs {
-    access: Option<String>,
-    sample: Option<Percent>,
-    emf: Option<serde_yaml::Value>,
-}
-
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RawTracing {
-    otlp: Option<String>,
-}
-
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RawAws {
     region: Option<String>,
     endpoint_url: Option<String>,
@@ -209,14 +197,6 @@ pub enum UnderscoreHeaders {
     Keep,
 }
 
-/// Where access log lines go.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum AccessLog {
-    Off,
-    Stdout,
-    File(PathBuf),
-}
-
 #[derive(Clone, Debug)]
 pub struct Settings {
     pub listeners: Vec<Listener>,
@@ -232,9 +212,7 @@ pub struct Settings {
     pub state_dir: PathBuf,
     pub threads: usize,
     pub limits: Limits,
-    pub access_log: AccessLog,
-    /// The part of successful requests that is logged; failures always are.
-    pub log_sample: Percent,
+    pub observe: Observe,
     pub attribution_header: bool,
     pub underscore_headers: UnderscoreHeaders,
     pub override_key: Option<Vec<u8>>,
@@ -250,8 +228,6 @@ pub struct Settings {
     /// After the listeners are closed: how long requests in flight may take.
     pub drain_deadline: Duration,
     pub aws: AwsSettings,
-    /// Fields that are accepted and not acted on yet; logged at start.
-    pub ignored: Vec<&'static str>,
 }
 
 /// What `run` was told on the command line; beats the file.
@@ -336,9 +312,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
     let state = raw.state.unwrap_or_default();
     let fleet = state::lower(&state, &resolve)?;
     let webhooks = webhooks::lower(raw.webhooks, &resolve)?;
-    if raw.tracing.is_some_and(|tracing| tracing.otlp.is_some()) {
-        return Err("tracing.otlp: not supported yet by this version; expected null".into());
-    }
+    let observe = observe::lower(raw.logs, raw.tracing.unwrap_or_default(), &resolve)?;
     let rules = raw.rules.unwrap_or(RawRules { dir: None, watch: None });
     let threads = raw.threads.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from));
     if threads == 0 {
@@ -352,11 +326,6 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
     let issuers = issuers::lower(raw.issuers, &resolve)?;
     let authorizers = authorizers::lower(raw.authorizers)?;
     let aws = aws(raw.aws)?;
-    let off = |value: &serde_yaml::Value| {
-        matches!(value, serde_yaml::Value::Bool(false) | serde_yaml::Value::Null)
-            || value.as_str() == Some("off")
-    };
-    let given = [(raw.logs.emf.as_ref().is_some_and(|emf| !off(emf)), "logs.emf")];
     Ok(Settings {
         listeners,
         admin: flags.admin.or(admin.address).unwrap_or(ADMIN_DEFAULT),
@@ -369,12 +338,7 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         state_dir: flags.state.clone().or(state.dir.map(&resolve)).unwrap_or_else(|| PathBuf::from("state")),
         threads,
         limits: raw.limits.lower(),
-        access_log: match raw.logs.access.as_deref() {
-            None | Some("stdout") => AccessLog::Stdout,
-            Some("off") => AccessLog::Off,
-            Some(path) => AccessLog::File(resolve(PathBuf::from(path))),
-        },
-        log_sample: raw.logs.sample.unwrap_or(Percent(banyan_routes::ids::SharePpm::ALL)),
+        observe,
         attribution_header: raw.attribution_header.unwrap_or(false) || flags.attribution,
         underscore_headers: raw.underscore_headers,
         override_key,
@@ -385,7 +349,6 @@ fn lower(raw: Raw, base: &Path, flags: &Flags) -> Result<Settings, String> {
         aws,
         drain_delay: raw.drain.delay.map_or(Duration::from_secs(1), |span| span.0),
         drain_deadline: raw.drain.deadline.map_or(Duration::from_secs(30), |span| span.0),
-        ignored: given.into_iter().filter_map(|(given, name)| given.then_some(name)).collect(),
     })
 }
 

@@ -28,6 +28,8 @@ pub struct Ask {
     pub client: Client,
     pub public_host: Box<str>,
     pub trace: Trace,
+    /// Of the copy: a span of its own below that of the request.
+    pub shadow: Trace,
     pub head: RequestHeader,
     pub http2: bool,
 }
@@ -62,8 +64,8 @@ impl ShadowQueue {
         self.sender.capacity() > 0
     }
 
-    /// Hands over, or drops.
-    pub fn offer(&self, exchange: Exchange, whole: bool) {
+    /// Hands over, or drops; whether it was handed over.
+    pub fn offer(&self, exchange: Exchange, whole: bool) -> bool {
         let capture = &exchange.capture;
         let cause = if !whole {
             Some(Loss::Aborted)
@@ -75,10 +77,15 @@ impl ShadowQueue {
             None
         };
         if let Some(cause) = cause {
-            return drop_exchange(&self.metrics, &exchange, cause);
+            drop_exchange(&self.metrics, &exchange, cause);
+            return false;
         }
-        if let Err(refused) = self.sender.try_send(exchange) {
-            drop_exchange(&self.metrics, &refused.into_inner(), Loss::QueueFull);
+        match self.sender.try_send(exchange) {
+            Ok(()) => true,
+            Err(refused) => {
+                drop_exchange(&self.metrics, &refused.into_inner(), Loss::QueueFull);
+                false
+            }
         }
     }
 }

@@ -76,7 +76,7 @@ impl RunningFunction {
         &self,
         host: &str,
         event: &[u8],
-        trace: Option<&str>,
+        trace: Option<HeaderValue>,
         credentials: &Credentials,
         now: SystemTime,
     ) -> Result<RequestHeader, String> {
