@@ -10,7 +10,7 @@ BENCH_ARGS ?=
 export BANYAN_TEST_FUNCTIONS := $(abspath $(or $(CARGO_TARGET_DIR),target))/functions/debug
 FUNCTIONS := --manifest-path deploy/functions/Cargo.toml --target-dir $(dir $(BANYAN_TEST_FUNCTIONS))
 
-.PHONY: demo build release test lint supply unit fuzz deploy e2e bench deps fmt bless
+.PHONY: demo build release test lint supply unit fuzz deploy e2e bench screenshots deps fmt bless
 
 demo:
 	@scripts/deps.sh build
@@ -62,6 +62,11 @@ e2e: deps
 bench: release
 	@scripts/deps.sh bench
 	$(VENV)/bin/python tests/bench/bench.py $(BENCH_ARGS)
+
+# Pictures of the console's pages, for README and docs: the real thing, driven by its own test.
+screenshots: deps
+	$(CARGO) build --locked
+	BANYAN_SCREENSHOTS=docs/images $(VENV)/bin/pytest tests/e2e/test_console.py -k every_page
 
 fmt:
 	$(CARGO) fmt --all

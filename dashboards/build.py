@@ -157,6 +157,8 @@ DASHBOARDS = {
         lines("State", "1 where it can be kept, and where the controller is.", "short", ("min by (instance) (banyan_store_up)", "{{instance}} store"), ("max by (instance) (banyan_controller)", "{{instance}} controller")),
         lines("Not kept yet", "Ways back that are in force and wait for the store.", "short", ("sum by (instance) (banyan_state_unsent)", "{{instance}}")),
         lines("Access log", "Lines lost because nobody took them quickly enough.", "short", ("sum by (instance) (increase(banyan_access_log_dropped_total[$__rate_interval]))", "{{instance}}")),
+        lines("Spans", "What became of spans for the collector, a second.", "ops", ("sum by (result) (rate(banyan_spans_total[$__rate_interval]))", "{{result}}")),
+        lines("Taps", "Streams of live decisions that are open, and what their readers were too slow for.", "short", ("sum by (instance) (banyan_taps)", "{{instance}} open"), ("sum by (instance) (increase(banyan_tap_dropped_total[$__rate_interval]))", "{{instance}} dropped")),
         lines("Breakers", "0 closed, 1 open, 2 half-open.", "short", ("max by (backend) (banyan_breaker_state)", "{{backend}}")),
         lines("Certificates", "Time until a listener's certificate ends.", "s", ("min by (listener) (banyan_certificate_expiry_timestamp_seconds) - time()", "{{listener}}")),
         number("Versions", "Different builds that run.", "short", "count(count by (version) (banyan_build_info))"),

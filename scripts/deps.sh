@@ -51,7 +51,7 @@ fi
 
 # The lock names versions and hashes; nothing is run at installation.
 if [ "$what" != build ]; then
-  for folder in tests/offline tests/browser; do
+  for folder in tests/offline tests/browser proxy/console; do
     lock=$folder/node_modules/.package-lock.json
     if [ ! -e "$lock" ] || [ $folder/package-lock.json -nt "$lock" ]; then
       (cd $folder && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null)

@@ -6,7 +6,7 @@ request comes from the kernel's run time of the proxy's own threads, which satur
 
     make bench                                   everything, about 10 minutes
     make bench BENCH_ARGS="--rounds 3 --secs 2 --works plain"
-Works: plain (1 KiB and 64 KiB keep-alive), routes (10 and 10,000), reload (10 and 10,000 routes, under load), load (100,000 routes), functions (calls of a
+Works: plain (1 KiB and 64 KiB keep-alive), observed (metrics, log and trace headers against none of them), routes (10 and 10,000), reload (10 and 10,000 routes, under load), load (100,000 routes), functions (calls of a
 Lambda function, beside Envoy's aws_lambda filter), mirror (every request copied to a fast, a slow and a dead shadow, beside nginx's and Envoy's mirrors), compare (how many
 answers one core compares), tunnels (TCP with PROXY headers, and resting connections, beside HAProxy).
 """
@@ -63,6 +63,26 @@ def routes(folder, args, report):
         finally:
             [r.stop() for r in running.values()]
     up.stop()
+
+
+def observed(folder, args, report):
+    """What it costs to see: metrics, access log to a file and trace headers, against a process that does none of it."""
+    up = upstream(folder)
+    kinds = {"unobserved": {"env": {"BANYAN_BENCH_UNOBSERVED": "1"}}, "observed": {"log": "file"}}
+    running = {}
+    for name, kind in kinds.items():
+        (folder / name).mkdir()
+        running[name] = banyan(folder / name, up.port, 10, **kind)[0]
+    try:
+        for path, size in [("/1k", "1 KiB"), ("/64k", "64 KiB")]:
+            title = f"observed: metrics, access log to a file and trace headers, {size}"
+            table = ratios(interleaved({name: (it, path) for name, it in running.items()}, args.rounds * 2, args.secs, 32), "unobserved")
+            show(title, table)
+            report[title] = table
+        lines = (folder / "observed/access.log").read_text().count("\n")
+        assert lines > 10_000 and not (folder / "unobserved/access.log").exists()
+    finally:
+        [it.stop() for it in (*running.values(), up)]
 
 
 class Prober(threading.Thread):
@@ -256,6 +276,10 @@ def functions(folder, args, report):
 def claims(report):
     """What is claimed of Banyan alone; each line is (claim, figure, holds). Ratios to peers are reported, not claimed."""
     rows = []
+    seen = report.get("observed: metrics, access log to a file and trace headers, 1 KiB")
+    if seen:
+        ratio = seen["observed"]["cpu_us"]["ratio"]
+        rows.append(("metrics, access log and trace headers cost at most a tenth of a request's CPU", ratio, ratio <= 1.10))
     scale = report.get("banyan: 10,000 routes against 10")
     if scale:
         ratio = scale["10000"]["cpu_us"]["ratio"]
@@ -277,11 +301,11 @@ def main():
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--secs", type=int, default=4)
     parser.add_argument("--reloads", type=int, default=20)
-    parser.add_argument("--works", default="plain,routes,reload,load,functions,mirror,compare,tunnels")
+    parser.add_argument("--works", default="plain,observed,routes,reload,load,functions,mirror,compare,tunnels")
     parser.add_argument("--json", type=pathlib.Path)
     args = parser.parse_args()
     report = {"commit": subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()}
-    works = {"plain": plain, "routes": routes, "reload": reload, "load": load, "functions": functions, "mirror": mirror, "compare": compare, "tunnels": tunnels}
+    works = {"plain": plain, "observed": observed, "routes": routes, "reload": reload, "load": load, "functions": functions, "mirror": mirror, "compare": compare, "tunnels": tunnels}
     for name in args.works.split(","):
         with tempfile.TemporaryDirectory(prefix="banyan-bench-") as folder:
             works[name](pathlib.Path(folder), args, report)

@@ -177,7 +177,7 @@ def envoy(folder, up, routes, version=0):
     return Running("envoy", args, port, PROXY_CORE, folder), write
 
 
-def banyan(folder, up, routes, version=0, log="off"):
+def banyan(folder, up, routes, version=0, log="off", env=None):
     port, admin = lease(), lease()
     rules = folder / "rules"
     shutil.rmtree(rules, ignore_errors=True)
@@ -198,7 +198,7 @@ def banyan(folder, up, routes, version=0, log="off"):
     access = log if log == "off" else str(folder / "access.log")
     (folder / "settings.yaml").write_text(f"version: 1\nthreads: 1\nlogs: {{access: {access}}}\nattribution_header: true\n")
     args = [BANYAN, "run", "--rules", rules, "--settings", folder / "settings.yaml", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--state", folder / "state"]
-    return Running("banyan", args, port, PROXY_CORE, folder), write
+    return Running("banyan", args, port, PROXY_CORE, folder, env), write
 
 
 PEERS = {"nginx": nginx, "haproxy": haproxy, "envoy": envoy, "banyan": banyan}

@@ -186,6 +186,8 @@ def test_schemathesis_finds_no_fault_in_the_admin_api(start, tmp_path, role):
     document["security"] = [{"token": []}]
     for path in ["/livez", "/readyz", "/metrics"]:
         document["paths"][path]["get"]["security"] = []
+    # Streams end when their reader does.
+    del document["paths"]["/api/v1/events"], document["paths"]["/api/v1/tap"]
     (tmp_path / "openapi.json").write_text(json.dumps(document))
     (tmp_path / "schemathesis.toml").write_text('[parameters]\n"path.id" = "r"\n')
     token = ["-H", f"Authorization: {bearer[role]['Authorization']}"] if role else []

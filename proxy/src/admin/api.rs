@@ -3,22 +3,21 @@
 //! Input: the snapshot that serves. Output: versioned JSON values; shapes are in `openapi`. Must not: change anything.
 
 use crate::admin::access::Caller;
+use crate::admin::board::Row;
 use crate::admin::{Answer, json_answer, problem};
 use crate::evidence::Evidence;
-use crate::live::{Live, RouteRuntime};
-use crate::metrics::ROUTES_NAMED_MAX;
+use crate::live::Live;
 use crate::proxy::Shared;
-use crate::reload::ramp::told;
 use crate::targets::live_breaker::Hand;
 use banyan_routes::evidence::{CONFIDENCE, Window};
-use banyan_routes::ids::{SharePpm, Side};
+use banyan_routes::ids::Side;
 use banyan_routes::request_line::OwnedRequest;
 use banyan_routes::table::{Route, RouteTable, Stage};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 pub fn revision(shared: &Shared, live: &Live) -> Value {
     let table = &live.serving.table;
@@ -57,44 +56,6 @@ fn fleet(shared: &Shared) -> Value {
     json!({ "id": fleet.id, "replicas": fleet.replicas() })
 }
 
-/// Everything that changes from second to second.
-pub fn snapshot(shared: &Shared, live: &Live, now: Duration) -> Value {
-    let table = &live.serving.table;
-    let routes = table.routes.iter().enumerate().take(ROUTES_NAMED_MAX);
-    let routes: Vec<Value> = routes
-        .map(|(at, route)| {
-            let mut value = summary(live, at, route);
-            let [legacy, serverless] = shared.figures.just_now(&route.id);
-            value["now"] = json!({ "legacy": legacy, "serverless": serverless });
-            value["approved_ppm"] = json!(approved(route).get());
-            let evidence = live.serving.routes[at].evidence_if_any();
-            let brief = evidence.map(|evidence| evidence.brief(UNIX_EPOCH + now));
-            value["parity"] = json!(brief.filter(|it| it.compared > 0));
-            let health = |side| {
-                let backend = &live.serving.backends[route.backend(side)? as usize];
-                Some(json!({ "available": backend.available(), "ratio": backend.health_ratio() }))
-            };
-            value["health"] =
-                json!({ "legacy": health(Side::Legacy), "serverless": health(Side::Serverless) });
-            value
-        })
-        .collect();
-    let revision = revision(shared, live);
-    json!({ "version": 1, "at_unix_ms": now.as_millis() as u64, "revision": revision, "routes": routes })
-}
-
-/// The share that the rules approve in the end.
-fn approved(route: &Route) -> SharePpm {
-    let last = route.ramp.as_ref().and_then(|ramp| ramp.steps.last());
-    last.map_or(route.stage.share(), |step| step.at)
-}
-
-/// How a route has done in the last half hour. `None`: no such id.
-pub fn history(shared: &Shared, live: &Live, id: &str) -> Option<Value> {
-    live.serving.table.by_id.get(id)?;
-    Some(json!({ "version": 1, "route": id, "points": shared.figures.points(id) }))
-}
-
 /// Whose token it was, and what it may.
 pub fn whoami(caller: &Caller) -> Answer {
     json_answer(200, &json!({ "version": 1, "name": caller.name, "role": caller.role.as_str() }))
@@ -109,64 +70,9 @@ pub fn unclaimed(shared: &Shared, live: &Live) -> Value {
 
 pub fn routes(live: &Live) -> Value {
     let table = &live.serving.table;
-    let routes: Vec<Value> =
-        table.routes.iter().enumerate().map(|(at, route)| summary(live, at, route)).collect();
+    let routes: Vec<Row<'_>> =
+        table.routes.iter().enumerate().map(|(at, route)| Row::of(live, at, route)).collect();
     json!({ "version": 1, "revision": table.revision, "routes": routes })
-}
-
-fn summary(live: &Live, at: usize, route: &Route) -> Value {
-    let table = &live.serving.table;
-    let backend = |side| route.backend(side).map(|backend| &table.backend(backend).id);
-    let conditions = live.conditions(at as u32, route, None);
-    json!({
-        "id": route.id,
-        "owner": route.owner,
-        "group": table.group(route),
-        "stage": route.stage.as_str(),
-        "share_ppm": conditions.share.get(),
-        "killed": conditions.killed,
-        "state": live.state.routes.get(&*route.id),
-        "gate": gate(&live.serving.routes[at]),
-        "silence": silence(route, &live.serving.routes[at]),
-        "cohort": table.cohort(route).name,
-        "legacy": backend(Side::Legacy),
-        "serverless": backend(Side::Serverless),
-        "requests": counts(&live.serving.routes[at]),
-    })
-}
-
-/// Whether the route's legacy side may be switched off, and who would miss it.
-fn silence(route: &Route, runtime: &RouteRuntime) -> Value {
-    let known = runtime.silence.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let Some((known, quiet_for)) = known.zip(route.quiet_for) else { return Value::Null };
-    json!({
-        "quiet_seconds": known.quiet_seconds(),
-        "needed_seconds": quiet_for.as_secs(),
-        "proved": known.proves(quiet_for),
-        "watched_since_unix_s": known.watched_since_unix_s,
-        "last_legacy_unix_s": known.last_legacy_unix_s,
-        "legacy_requests": known.legacy_requests,
-        "callers": runtime.callers.last(),
-    })
-}
-
-/// What the controller last said of a ramp that moves by itself.
-fn gate(runtime: &RouteRuntime) -> Value {
-    let verdict = runtime.verdict.lock().unwrap_or_else(PoisonError::into_inner);
-    let Some((verdict, reasons)) = verdict.as_ref().map(told) else { return Value::Null };
-    let reasons: Vec<Value> =
-        reasons.into_iter().map(|(gate, text)| json!({ "gate": gate, "text": text })).collect();
-    json!({ "verdict": verdict, "reasons": reasons })
-}
-
-fn counts(runtime: &RouteRuntime) -> Value {
-    let side = |slot: usize| {
-        json!({
-            "answered": runtime.metrics.answered[slot].load(Ordering::Relaxed),
-            "failed": runtime.metrics.failed[slot].load(Ordering::Relaxed),
-        })
-    };
-    json!({ "legacy": side(0), "serverless": side(1), "own": side(2) })
 }
 
 /// One route with the rule as it was written. `None`: no such id.
@@ -174,7 +80,7 @@ pub fn route(live: &Live, id: &str) -> Option<Value> {
     let serving = &live.serving;
     let at = *serving.table.by_id.get(id)? as usize;
     let route = &serving.table.routes[at];
-    let mut value = summary(live, at, route);
+    let mut value = json!(Row::of(live, at, route));
     value["version"] = json!(1);
     value["revision"] = json!(serving.table.revision);
     if let Some(file) = serving.files.get(route.origin.0 as usize)

@@ -4,6 +4,7 @@
 //! be steered from a web page: names in Host are checked against DNS rebinding, and changes need a JSON content type.
 
 pub mod access;
+mod board;
 pub mod api;
 mod changes;
 mod breaker;
@@ -231,7 +232,7 @@ impl Admin {
             rest => {
                 let found = match rest.split_once('/') {
                     Some(("routes", id)) => api::route(&live, id),
-                    Some(("history", id)) => api::history(&self.shared, &live, id),
+                    Some(("history", id)) => board::history(&self.shared, &live, id),
                     Some(("evidence", id)) => match parameter(query, "hours=").map(str::parse).transpose() {
                         Ok(hours) => api::evidence(&live, id, hours),
                         Err(_) => return problem(400, "not a number of hours", query.unwrap_or_default()),

@@ -18,7 +18,7 @@ pub fn document() -> Value {
         "paths": {
             "/livez": { "get": { "summary": "the process runs", "responses": { "200": ok("alive") } } },
             "/readyz": { "get": { "summary": "it takes traffic", "responses": { "200": ok("ready"), "503": ok("starting, no valid rule set, or draining") } } },
-            "/metrics": { "get": { "summary": "Prometheus text format", "responses": { "200": { "description": "metrics", "content": { "text/plain": {} } } } } },
+            "/metrics": { "get": { "summary": "Prometheus text format, or OpenMetrics with exemplars where that is accepted", "responses": { "200": { "description": "metrics", "content": { "text/plain": {}, "application/openmetrics-text": {} } } } } },
             "/api/v1/revision": get("what serves"),
             "/api/v1/routes": get("all routes with stage, share and counts"),
             "/api/v1/routes/{id}": { "get": {
@@ -55,6 +55,29 @@ pub fn document() -> Value {
                 "summary": "rules that would cover what legacy differs in from itself, with the YAML to pin them",
                 "parameters": [{ "name": "route", "in": "query", "schema": { "type": "string" } }],
                 "responses": { "200": ok("the proposals"), "401": problem, "403": problem, "404": problem, "503": problem }
+            } },
+            "/api/v1/history/{id}": { "get": {
+                "summary": "how both sides of a route have done in the last half hour, by ten seconds",
+                "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
+                "responses": { "200": ok("points, the oldest first"), "401": problem, "403": problem, "404": problem, "503": problem }
+            } },
+            "/api/v1/egress": get("egress rules with callers, destinations and connections"),
+            "/api/v1/whoami": get("whose token it is, and its role"),
+            "/api/v1/events": { "get": {
+                "summary": "one snapshot of everything a second, as server-sent events; ends after `count`, or not",
+                "parameters": [{ "name": "count", "in": "query", "schema": { "type": "integer", "minimum": 1 } }],
+                "responses": { "200": { "description": "events named `snapshot`", "content": { "text/event-stream": {} } }, "400": problem, "401": problem, "403": problem, "503": problem }
+            } },
+            "/api/v1/tap": { "get": {
+                "summary": "decisions as they are made: lines of the access log, filtered; ends after `count`, or not",
+                "parameters": [
+                    { "name": "route", "in": "query", "schema": { "type": "string" } },
+                    { "name": "side", "in": "query", "schema": { "enum": ["legacy", "serverless", "none"] } },
+                    { "name": "reason", "in": "query", "schema": { "type": "string" } },
+                    { "name": "status", "in": "query", "description": "`502`, or a class such as `5xx`", "schema": { "type": "string" } },
+                    { "name": "count", "in": "query", "schema": { "type": "integer", "minimum": 1 } }
+                ],
+                "responses": { "200": { "description": "JSON lines", "content": { "application/x-ndjson": {} } }, "400": problem, "401": problem, "403": problem, "503": problem }
             } },
             "/api/v1/unclaimed": get("paths that no route claims, as templates, with the rules they would need"),
             "/api/v1/audit": get("every change beside the rules, and whether the chain of their hashes is whole"),

@@ -3,7 +3,7 @@
 //! Input: what serves, and filters. Output: server-sent events, and JSON lines. Must not: make a snapshot for nobody, or more than one a second for
 //! many; or outlive the process's drain.
 
-use crate::admin::api;
+use crate::admin::{api, board};
 use crate::proxy::Shared;
 use crate::tap::Reader;
 use bytes::Bytes;
@@ -68,7 +68,7 @@ fn event(shared: &Shared) -> Bytes {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     let mut text = format!("id: {}\nevent: snapshot\ndata: ", now.as_millis());
     match shared.live.load() {
-        Some(live) => text.push_str(&api::snapshot(shared, &live, now).to_string()),
+        Some(live) => text.push_str(&board::snapshot(shared, &live, api::revision(shared, &live), now)),
         None => text.push_str(r#"{"version":1,"revision":null,"routes":[]}"#),
     }
     text.push_str("\n\n");

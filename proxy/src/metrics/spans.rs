@@ -19,8 +19,13 @@ impl Spans {
             opts("spans_total", "Spans for the collector, by what became of them: sent, failed, dropped.");
         let taps = opts("taps", "Streams of live decisions that are open.");
         let dropped = opts("tap_dropped_total", "Decisions that a stream's reader was too slow for.");
+        let spans = register(registry, IntCounterVec::new(spans, &["result"]));
+        // There from the beginning, so that the first loss is an increase.
+        for result in ["sent", "failed", "dropped"] {
+            spans.with_label_values(&[result]);
+        }
         Spans {
-            spans: register(registry, IntCounterVec::new(spans, &["result"])),
+            spans,
             taps: register(registry, IntGauge::with_opts(taps)),
             tap_dropped: register(registry, IntCounter::with_opts(dropped)),
         }
