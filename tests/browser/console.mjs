@@ -54,6 +54,7 @@ const stories = {
       await page.waitForTimeout(100);
     }
     say("shares", seen);
+    say("steps", await page.getByRole("list", { name: "Steps" }).getByRole("listitem").allTextContents());
     say("gates", await page.getByRole("region", { name: "What the gates say" }).or(page.locator("#gates")).first().textContent());
     await page.getByLabel("Share in percent").fill("75");
     say("share", await change(page, "Set…", "a quarter less"));
@@ -148,7 +149,7 @@ const stories = {
         if (name === "route") await page.waitForFunction(() => document.querySelector(".chart canvas") && document.querySelector("#evidence"));
         const found = await new AxeBuilder({ page }).analyze();
         say("axe", { name, colorScheme, violations: found.violations.filter((it) => ["serious", "critical"].includes(it.impact)).map((it) => `${it.id}: ${it.nodes.map((node) => node.html).slice(0, 2).join(" | ")}`), passes: found.passes.length });
-        if (folder) await page.screenshot({ path: `${folder}/console-${name}-${colorScheme}.png` });
+        if (folder && (colorScheme === "light" || name === "overview")) await page.screenshot({ path: `${folder}/console-${name}-${colorScheme}.png` });
         for (const width of [375, 3840]) {
           await page.setViewportSize({ width, height: 900 });
           say("width", { name, width, fits: await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth) });

@@ -99,7 +99,7 @@ def proxy(start, tmp_path):
 
 def test_a_ramp_is_watched_rolled_back_killed_and_brought_back(proxy):
     story = Story(proxy, "ramp")
-    assert story["shares"][-3:] == [10, 50, 100], story["shares"]
+    assert story["shares"][-3:] == [10, 50, 100] and story["steps"] == ["✓ 10 %", "✓ 50 %", "✓ 100 %"], (story["shares"], story["steps"])
     assert story["after rollback"] == 0 and any("→ 0 %" in line for line in story["rollback"]["effect"])
     assert story["rollback"]["command"] == f"banyan rollback moving --admin http://127.0.0.1:{proxy.admin} --reason 'it looks odd'"
     assert "route:moving" in story["banner"] and any("Legacy answers" in line for line in story["kill"]["effect"])

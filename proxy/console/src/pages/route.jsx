@@ -11,7 +11,7 @@ const STAGES = ["legacy", "shadow", "canary", "ramp", "serverless", "retired"];
 // The stages in their order, and the steps of the ramp within.
 function LifeLine({ it, steps }) {
   const at = STAGES.indexOf(it.stage);
-  const ppm = (step) => Math.round(parseFloat(step.at ?? step) * 10_000);
+  const ppm = (step) => Math.round(parseFloat(typeof step === "string" ? step : step.at) * 10_000);
   return (
     <ol class="life" aria-label="Life of the route">
       {STAGES.map((stage, number) => (
