@@ -180,7 +180,7 @@ fn line(
     line.text("url.scheme", ctx.client.scheme());
     line.text("server.address", &ctx.public_host);
     line.text("network.protocol.version", version(request.version));
-    line.text("client.address", &ctx.client.address.to_string());
+    line.plain("client.address", ctx.client.address);
     if let Some(endpoint) = &ctx.endpoint {
         line.text("client.vpce", endpoint);
     }
@@ -204,7 +204,7 @@ fn line(
     }
     if let Some(sent) = &ctx.sent {
         line.text("backend", &sent.backend.definition.id);
-        line.text("backend.address", &sent.endpoint.address.to_string());
+        line.plain("backend.address", sent.endpoint.address);
     }
     if let Some(live) = &ctx.live {
         line.text("revision", live.serving.table.revision.as_str());
