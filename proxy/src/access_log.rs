@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Lines that may wait: at 1 KiB each, 16,384 hold 16 MiB.
+/// Lines that may wait: at 1 KiB each, 16,384 hold 16 MiB, and 70 MiB at the most, since what clients send is cut.
 const QUEUE_LINES: usize = 16_384;
 /// The writer collects up to this much for one write call.
 const BATCH_BYTES: usize = 64 << 10;
@@ -123,6 +123,19 @@ fn write_all(
         }
     }
 }
+
+/// The beginning of what a client sent, of `max` bytes at most: lines wait in queues, and a request's head may be as large as its limits allow.
+pub fn cut(text: &str, max: usize) -> &str {
+    if text.len() <= max {
+        return text;
+    }
+    let end = (0..=max).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    &text[..end]
+}
+
+/// Of a path, and of a name that a client sent.
+pub const PATH_MAX: usize = 2_048;
+pub const NAME_MAX: usize = 512;
 
 /// Builds a line field by field.
 pub struct Line {
@@ -233,6 +246,11 @@ impl Default for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_cut_is_still_text() {
+        assert_eq!((cut("abc", 3), cut("abcd", 3), cut("aé", 2), cut("", 0)), ("abc", "abc", "a", ""));
+    }
 
     #[test]
     fn a_line_is_json_whatever_the_client_sent() {

@@ -15,6 +15,8 @@ use std::path::Path;
 use std::time::Duration;
 
 const TIMEOUT: Duration = Duration::from_secs(30);
+/// A stream says something every second.
+const SILENCE: Duration = Duration::from_secs(10);
 /// Of a stream: a snapshot of 2,000 routes is some 2 MB.
 const LINE_MAX: usize = 64 << 20;
 
@@ -23,6 +25,7 @@ const LINE_MAX: usize = 64 << 20;
 #[error("{0}")]
 pub struct Unreachable(pub String);
 
+#[derive(Clone)]
 pub struct AdminClient {
     authority: String,
     tls: bool,
@@ -80,7 +83,10 @@ impl AdminClient {
             let mut session = begin.map_err(|_| fail("no answer in 30 s".into()))?.map_err(fail)?;
             let status = session.response_header().map_or(0, |response| response.status.as_u16());
             let mut bytes = Vec::new();
-            while let Some(chunk) = session.read_response_body().await.map_err(|it| fail(it.to_string()))? {
+            loop {
+                let read = tokio::time::timeout(SILENCE, session.read_response_body()).await;
+                let read = read.map_err(|_| fail(format!("no news for {} s", SILENCE.as_secs())))?;
+                let Some(chunk) = read.map_err(|it| fail(it.to_string()))? else { break };
                 bytes.extend_from_slice(&chunk);
                 while status == 200
                     && let Some(end) = memchr::memchr(b'\n', &bytes)

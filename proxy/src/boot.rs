@@ -197,7 +197,7 @@ pub fn start(
     let (spans, offered) = SpanSender::new(observe.otlp.is_some(), metrics.clone());
     if let Some((offered, collector)) = offered.zip(observe.otlp) {
         let (client, resolver) = (supplies.client.clone(), supplies.resolver.clone());
-        control_runtime.spawn(spans::run(offered, collector, client, resolver, metrics.clone()));
+        control_runtime.spawn(spans::run(offered, collector, client, resolver, spans.clone()));
     }
     let mirror = Mirror::new(shadow.budget.clone(), metrics.clone(), store.clone(), spans.clone());
     shadow_runtime.spawn(Arc::new(mirror).run(exchanges));
@@ -344,6 +344,9 @@ const IDLE_LOOKS: u32 = 10;
 /// Connections that bring no request and do not end: a peer that does not answer a GOAWAY.
 const DUMB_LOOKS: u32 = 250;
 
+/// How long spans have to reach the collector when everything else is over.
+const SPANS_LAST: Duration = Duration::from_secs(2);
+
 /// Ends the process when nobody is connected any more, or at the deadline; at once on INT.
 #[expect(clippy::disallowed_methods, reason = "this is the drain")]
 async fn end_when_idle(shared: &Shared, stop: &watch::Receiver<Option<Stop>>) {
@@ -357,6 +360,11 @@ async fn end_when_idle(shared: &Shared, stop: &watch::Receiver<Option<Stop>>) {
         }
         idle = if shared.leaving.connections() == 0 { idle + 1 } else { 0 };
         dumb = if shared.metrics.inflight.get() == 0 { dumb + 1 } else { 0 };
+    }
+    // Those who ended last are whom one wants to know of.
+    let told = Instant::now() + SPANS_LAST;
+    while shared.spans.is_busy() && Instant::now() < told && *stop.borrow() != Some(Stop::Fast) {
+        tokio::time::sleep(LOOK).await;
     }
     let left = shared.metrics.inflight.get();
     if left > 0 {

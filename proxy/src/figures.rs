@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Looks that make up "just now".
 const WINDOW: usize = 10;
+const EVERY: Duration = Duration::from_secs(1);
 /// Points kept: half an hour.
 const POINTS: usize = 180;
 /// Of the histogram's buckets, the one above all bounds included.
@@ -144,6 +145,10 @@ impl Figurebook {
                 continue;
             }
             let page = pages.entry(route.id.clone()).or_default();
+            if page.looks.is_empty() && number > 0 {
+                // A second ago there was nothing: what came since is not lost to the first difference.
+                page.looks.push_back((now.checked_sub(EVERY).unwrap_or(now), Count::default()));
+            }
             page.looks.push_back((now, Count::of(runtime)));
             if page.looks.len() > WINDOW + 1 {
                 page.looks.pop_front();
@@ -173,7 +178,7 @@ impl Figurebook {
 
     /// Looks once a second, for ever.
     pub async fn run(&self, live: impl Fn() -> Option<std::sync::Arc<Live>>) {
-        let mut ticks = tokio::time::interval(Duration::from_secs(1));
+        let mut ticks = tokio::time::interval(EVERY);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         for number in 0.. {
             ticks.tick().await;

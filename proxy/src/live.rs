@@ -114,7 +114,8 @@ impl RouteRuntime {
     /// Counts a copy that is not sent: losses come with load and size, so they are evidence themselves.
     pub fn lose(&self, metrics: &Metrics, route: &str, loss: Loss) {
         self.evidence().lose(loss);
-        let count = || metrics.shadow_dropped.with_label_values(&[metrics.names.of(route), loss.as_str()]);
+        let count =
+            || metrics.shadow_dropped.with_label_values(&[self.metrics.name(metrics, route), loss.as_str()]);
         self.lost[loss as usize].get_or_init(count).inc();
     }
 

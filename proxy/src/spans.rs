@@ -13,14 +13,15 @@ use bytes::Bytes;
 use http::{Request, Uri, header};
 use serde_json::{Value, json};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
-/// Spans that may wait: at some 600 bytes each, 1.2 MB.
+/// Spans that may wait: at some 600 bytes each, 1.2 MB; 6 MB at the most, since what clients send is cut.
 const QUEUE: usize = 2_048;
 /// Sent at once.
 const BATCH: usize = 512;
-/// How long a batch gathers.
+/// How long a batch gathers: less than what the end of the process waits for spans.
 const GATHER: Duration = Duration::from_secs(1);
 /// For one batch, whatever the collector does.
 const DEADLINE: Duration = Duration::from_secs(12);
@@ -69,6 +70,8 @@ impl From<u64> for Attribute {
 #[derive(Clone)]
 pub struct SpanSender {
     queue: Option<Sender<Span>>,
+    /// Handed over, and neither sent nor given up yet.
+    under_way: Arc<AtomicU64>,
     metrics: Arc<Metrics>,
 }
 
@@ -76,9 +79,10 @@ impl SpanSender {
     /// With the other end where there is a collector.
     pub fn new(wanted: bool, metrics: Arc<Metrics>) -> (SpanSender, Option<Receiver<Span>>) {
         let (sender, receiver) = channel(QUEUE);
+        let under_way = Arc::default();
         match wanted {
-            true => (SpanSender { queue: Some(sender), metrics }, Some(receiver)),
-            false => (SpanSender { queue: None, metrics }, None),
+            true => (SpanSender { queue: Some(sender), under_way, metrics }, Some(receiver)),
+            false => (SpanSender { queue: None, under_way, metrics }, None),
         }
     }
 
@@ -89,11 +93,17 @@ impl SpanSender {
 
     /// Hands over, or drops and counts.
     pub fn offer(&self, span: Span) {
-        if let Some(queue) = &self.queue
-            && queue.try_send(span).is_err()
-        {
+        let Some(queue) = &self.queue else { return };
+        self.under_way.fetch_add(1, Ordering::Relaxed);
+        if queue.try_send(span).is_err() {
+            self.under_way.fetch_sub(1, Ordering::Relaxed);
             self.metrics.spans.spans.with_label_values(&["dropped"]).inc();
         }
+    }
+
+    /// Whether any is still on its way: asked at the end of the process.
+    pub fn is_busy(&self) -> bool {
+        self.under_way.load(Ordering::Relaxed) > 0
     }
 }
 
@@ -103,8 +113,9 @@ pub async fn run(
     collector: Uri,
     client: Arc<Client>,
     resolver: Arc<Resolver>,
-    metrics: Arc<Metrics>,
+    sender: SpanSender,
 ) {
+    let metrics = &sender.metrics;
     let mut batch = Vec::with_capacity(BATCH);
     let mut said: Option<tokio::time::Instant> = None;
     while queue.recv_many(&mut batch, BATCH).await > 0 {
@@ -126,6 +137,7 @@ pub async fn run(
         };
         let word = if error.is_none() { "sent" } else { "failed" };
         metrics.spans.spans.with_label_values(&[word]).inc_by(count);
+        sender.under_way.fetch_sub(count, Ordering::Relaxed);
         if let Some(error) = error
             && said.is_none_or(|at| at.elapsed() > SAY_EVERY)
         {

@@ -187,9 +187,11 @@ fn unhex(text: &[u8], bytes: &mut [u8]) -> Option<()> {
 fn parse(value: &[u8]) -> Option<([u8; 16], [u8; 8], bool)> {
     let separated = value.len() >= 55 && value[2] == b'-' && value[35] == b'-' && value[52] == b'-';
     // Version 00 has exactly this length; later ones may go on after another dash.
-    if !separated || &value[..2] == b"ff" || (&value[..2] == b"00" && value.len() != 55) {
+    let ends = value.len() == 55 || (value.get(55) == Some(&b'-') && &value[..2] != b"00");
+    if !separated || !ends || &value[..2] == b"ff" {
         return None;
     }
+    unhex(&value[..2], &mut [0; 1])?;
     let (mut trace_id, mut span_id, mut flags) = ([0; 16], [0; 8], [0; 1]);
     unhex(&value[3..35], &mut trace_id)?;
     unhex(&value[36..52], &mut span_id)?;
@@ -239,9 +241,13 @@ mod tests {
             "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
             "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
+            "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01more",
+            "zz-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
         ] {
             assert_eq!(parse(text.as_bytes()), None, "{text}");
         }
+        let later = "01-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more";
+        assert!(parse(later.as_bytes()).is_some());
     }
 
     #[test]

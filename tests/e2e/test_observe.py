@@ -2,11 +2,13 @@
 requests, which is nothing."""
 
 import fcntl
+import hashlib
 import http.server
 import json
 import os
 import pty
 import re
+import signal
 import socket
 import struct
 import subprocess
@@ -73,7 +75,7 @@ def rules(legacy, serverless, more=""):
 backends: {{old: {{urls: ["http://127.0.0.1:{legacy}"]}}, new: {{urls: ["http://127.0.0.1:{serverless}"]}}}}
 routes:
   - {{id: plain, match: {{prefix: /}}, legacy: old}}
-  - {{id: copied, match: {{prefix: /copied}}, legacy: old, serverless: new, stage: shadow, effects: safe, shadow: {{sample: 100%, controls: 0%}}}}
+  - {{id: copied-all, match: {{prefix: /copied}}, legacy: old, serverless: new, stage: shadow, effects: safe, shadow: {{sample: 100%, controls: 0%}}}}
 {more}"""
 
 
@@ -144,7 +146,7 @@ def test_spans_reach_a_collector_as_the_protocol_says(start, backends):
     found = wait_for("three spans", lambda: spans(collector) if len(spans(collector)) >= 3 else None)
     assert {path for path, _, _ in collector.seen} == {"/v1/traces"} and len(found) == 3
     by_name = {span.name: span for span in found}
-    live, shadow, failed = by_name["GET copied"], by_name["GET shadow copied"], by_name["GET plain"]
+    live, shadow, failed = by_name["GET copied-all"], by_name["GET shadow copied-all"], by_name["GET plain"]
     # JSON holds ids in hex, which the parser takes for base64: the lengths tell.
     assert live.trace_id == shadow.trace_id != failed.trace_id and live.kind == 2 and shadow.kind == 3
     assert shadow.parent_span_id == live.span_id == shadow.links[0].span_id != shadow.span_id
@@ -153,6 +155,36 @@ def test_spans_reach_a_collector_as_the_protocol_says(start, backends):
     assert live.end_time_unix_nano >= live.start_time_unix_nano > 1_600_000_000 * 10**9
     # Failures are told whatever the sample; so far as a collector is concerned they are errors.
     assert failed.status.code == 2 and live.status.code == 0 and "secret" not in str(found)
+
+
+def test_the_last_spans_of_a_drain_are_sent_and_none_is_larger_than_it_may_be(start, backends):
+    old, new = backends
+    collector = Server()
+    banyan = start(Banyan, rules(old.port, new.port), f"version: 1\ntracing: {{otlp: 'http://127.0.0.1:{collector.port}', sample: 0%}}\ndrain: {{delay: 100ms}}\n")
+    curl("-H", f"traceparent: {PARENT}", f"{banyan.url}/long/{'x' * 30_000}")
+    assert banyan.stop() == 0
+    (span,) = spans(collector)
+    (path,) = [it.value.string_value for it in span.attributes if it.key == "url.path"]
+    assert len(path) == 2_048 and path.startswith("/long/xxx")
+    assert len(banyan.log_lines(1)[0]["url.path"]) == 2_048
+
+
+def test_a_token_that_is_taken_back_ends_what_it_watches(start, backends, tmp_path):
+    old, new = backends
+    entry = lambda name: f"  - {{name: {name}, role: operator, sha256: {hashlib.sha256(f'token-of-{name}-0123456789'.encode()).hexdigest()}}}\n"
+    (tmp_path / "tokens.yaml").write_text("version: 1\ntokens:\n" + entry("kim") + entry("lee"))
+    banyan = start(Banyan, rules(old.port, new.port), f"version: 1\nadmin: {{tokens: {tmp_path}/tokens.yaml}}\n")
+    watching = {}
+    for name in ("kim", "lee"):
+        request = urllib.request.Request(f"http://127.0.0.1:{banyan.admin}/api/v1/events", headers={"Authorization": f"Bearer token-of-{name}-0123456789"})
+        watching[name] = urllib.request.urlopen(request, timeout=10)
+        assert watching[name].readline().startswith(b"id: ")
+    (tmp_path / "tokens.yaml").write_text("version: 1\ntokens:\n" + entry("lee"))
+    banyan.popen.send_signal(signal.SIGHUP)
+    # The one ends, which reading to its end waits for; the other goes on.
+    assert watching["kim"].read().endswith(b"}\n\n")
+    assert any(watching["lee"].readline().startswith(b"id: ") for _ in range(12))
+    watching["lee"].close()
 
 
 class Silent:
@@ -267,12 +299,14 @@ def test_a_tap_shows_what_is_asked_for_as_it_happens(start, backends):
         out = banyan.cli("tap", "--status", "5xx", "--count", "3", "--output", "json")
         lines = [json.loads(line) for line in out.stdout.splitlines()]
         assert out.returncode == 0 and [line["http.response.status_code"] for line in lines] == [503] * 3 and "secret" not in out.stdout
-        out = banyan.cli("tap", "--route", "copied", "--side", "legacy", "--count", "2")
-        assert out.returncode == 0 and len(out.stdout.splitlines()) == 2 and all(" copied legacy stage " in line for line in out.stdout.splitlines()), out.stdout
+        out = banyan.cli("tap", "--route", "copied-all", "--side", "legacy", "--count", "2")
+        assert out.returncode == 0 and len(out.stdout.splitlines()) == 2 and all(" copied-all legacy stage " in line for line in out.stdout.splitlines()), out.stdout
     finally:
         over.set()
         thread.join()
     wait_for("the taps to be closed", lambda: banyan.metric("banyan_taps") == 0)
+    unknown = banyan.cli("tap", "--route", "nobody")
+    assert unknown.returncode == 1 and "no such route: nobody" in unknown.stderr
     assert banyan.cli("tap", "--status", "6xx").returncode == 1 and banyan.cli("tap", "--side", "both").returncode == 64
     assert subprocess.run([BANYAN, "tap", "--admin", f"http://127.0.0.1:{lease_port()}"], capture_output=True).returncode == 3
 
@@ -281,7 +315,7 @@ def test_top_is_a_table_in_a_pipe_and_a_screen_on_a_terminal(start, backends):
     old, new = backends
     banyan = start(Banyan, rules(old.port, new.port))
     out = banyan.cli("top")
-    assert out.returncode == 0 and re.search(r"^copied +shadow +0%", out.stdout, re.M), out.stdout
+    assert out.returncode == 0 and re.search(r"^copied-all +shadow +0%", out.stdout, re.M), out.stdout
     assert banyan.cli("top", "--output", "json").stdout.startswith("{")
     leader, follower = pty.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 20, 140, 0, 0))
@@ -295,7 +329,7 @@ def test_top_is_a_table_in_a_pipe_and_a_screen_on_a_terminal(start, backends):
         while not all(it in shown for it in words):
             shown += os.read(leader, 4096)
 
-    reader = threading.Thread(target=reads, args=(b"copied", b"plain", b"quit", b"routes"), daemon=True)
+    reader = threading.Thread(target=reads, args=(b"copied-all", b"plain", b"quit", b"routes"), daemon=True)
     reader.start()
     reader.join(15)
     assert not reader.is_alive(), shown[-500:]
@@ -312,7 +346,13 @@ def test_the_streams_end_with_their_count_and_are_bounded(start, backends):
         events = [block for block in answer.read().decode().split("\n\n") if block]
     assert len(events) == 2 and all(event.split("\n")[1] == "event: snapshot" for event in events)
     snapshot = json.loads(events[0].split("\ndata: ")[1])
-    assert {it["id"] for it in snapshot["routes"]} >= {"plain", "copied"} and snapshot["revision"]["revision"] == banyan.revision()
+    assert {it["id"] for it in snapshot["routes"]} >= {"plain", "copied-all"} and snapshot["revision"]["revision"] == banyan.revision()
+    # A client of old times gets no chunks.
+    with socket.create_connection(("127.0.0.1", banyan.admin), timeout=10) as old_client:
+        old_client.sendall(b"GET /api/v1/events?count=1 HTTP/1.0\r\nHost: 127.0.0.1\r\n\r\n")
+        said = b"".join(iter(lambda: old_client.recv(65536), b""))
+    head, _, body = said.partition(b"\r\n\r\n")
+    assert b"chunked" not in head.lower() and body.startswith(b"id: ") and body.endswith(b"}\n\n")
     assert banyan.api("/api/v1/events?count=x", check=False)[0] == 400 and banyan.api("/api/v1/tap?status=x", check=False)[0] == 400
     taps = [urllib.request.urlopen(f"http://127.0.0.1:{banyan.admin}/api/v1/tap", timeout=10) for _ in range(8)]
     assert banyan.api("/api/v1/tap", check=False)[0] == 503

@@ -21,6 +21,7 @@ export class Problem extends Error {
     super(value?.detail ? `${value.title}: ${value.detail}` : (value?.title ?? `status ${status}`));
     this.status = status;
     this.code = value?.code;
+    this.revision = value?.state_revision;
   }
 }
 
@@ -35,13 +36,29 @@ async function call(path, init) {
 export const get = (path) => call(path, { headers: headers() });
 export const post = (path, body) => call(path, { method: "POST", headers: headers({ "Content-Type": "application/json" }), body: JSON.stringify(body) });
 
+const SILENCE = 6_000;
 // Snapshots for ever: connects again after a drop, later and later up to ten seconds. Returns a function that ends it.
 export function watch(onSnapshot, onState) {
   let over = false, pause = 500, abort;
   async function one() {
     abort = new AbortController();
+    // A snapshot comes every second: a connection that says nothing is none.
+    let timer;
+    const alive = () => { clearTimeout(timer); timer = setTimeout(() => abort.abort(new Error("no news")), SILENCE); };
+    alive();
+    try {
+      await read(alive);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+  async function read(alive) {
     const answer = await fetch("/api/v1/events", { headers: headers({ Accept: "text/event-stream" }), signal: abort.signal });
-    if (answer.status === 401) needsToken.value = true;
+    if (answer.status === 401) {
+      // Nothing changes until somebody brings another token, which begins anew.
+      needsToken.value = true;
+      over = true;
+    }
     if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => null));
     onState("live");
     pause = 500;
@@ -49,6 +66,7 @@ export function watch(onSnapshot, onState) {
     let rest = "";
     for (;;) {
       const { value, done } = await reader.read();
+      alive();
       if (done) throw new Error("the stream ended");
       rest += value;
       let end;
@@ -64,8 +82,8 @@ export function watch(onSnapshot, onState) {
       try {
         await one();
       } catch (error) {
+        onState("lost", error?.message);
         if (over) return;
-        onState("lost", error.message);
       }
       await new Promise((resolve) => setTimeout(resolve, pause));
       pause = Math.min(pause * 2, 10_000);
@@ -73,6 +91,7 @@ export function watch(onSnapshot, onState) {
   })();
   return () => {
     over = true;
+    onState = () => {};
     abort?.abort();
   };
 }

@@ -43,17 +43,18 @@ export function Change({ change, onClose }) {
   const [told, setTold] = useState({});
   const [failed, setFailed] = useState();
   const [busy, setBusy] = useState(false);
+  // What is confirmed is what was shown: the state's revision of then goes with it.
+  const [revision, setRevision] = useState(snapshot.value?.revision?.state_revision);
   const [path, body] = request(change);
-  useEffect(() => {
-    post(path, { ...body, reason: "a look", dry_run: true }).then((value) => setTold({ value }), (error) => setTold({ error }));
-  }, []);
+  const wayBack = ["rollback", "kill"].includes(change.action);
+  const look = () => post(path, { ...body, reason: "a look", dry_run: true }).then((value) => setTold({ value }), (error) => setTold({ error }));
+  useEffect(() => { look(); }, []);
   const confirm = async (event) => {
     event.preventDefault();
     setBusy(true);
     try {
-      const revision = snapshot.value?.revision?.state_revision;
       // A way back never waits for whoever else has changed something meanwhile.
-      const guarded = !["rollback", "kill", "unkill"].includes(change.action) && revision !== undefined;
+      const guarded = !wayBack && change.action !== "unkill" && revision !== undefined;
       const done = await post(path, { ...body, reason, ...(guarded && { if_revision: revision }) });
       notice.value = { kind: done.kept ? "good" : "warn", text: `${WORDS[change.action]}: done${done.kept ? "" : ", and not kept yet: the store is away"} (${change.scope ?? change.id}).` };
       auditAgain();
@@ -61,6 +62,11 @@ export function Change({ change, onClose }) {
     } catch (error) {
       setFailed(error);
       setBusy(false);
+      if (error.status === 409 && !error.code) {
+        setFailed(new Error("Somebody else, or the controller, has changed something meanwhile; above is what would happen now."));
+        setRevision(error.revision);
+        look();
+      }
     }
   };
   return (
@@ -78,7 +84,7 @@ export function Change({ change, onClose }) {
         <Failed error={failed} />
         <div class="buttons">
           <button type="button" onClick={onClose}>Cancel</button>
-          <button type="submit" class={DANGER.includes(change.action) ? "danger" : "primary"} disabled={busy || !!told.error || !reason.trim()}>Confirm</button>
+          <button type="submit" class={DANGER.includes(change.action) ? "danger" : "primary"} disabled={busy || (!!told.error && !wayBack) || !reason.trim()}>Confirm</button>
         </div>
       </form>
     </Dialog>

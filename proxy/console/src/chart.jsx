@@ -17,7 +17,7 @@ export function Chart({ title, points, pick, format }) {
       legend: { show: false },
       cursor: { show: false },
       series: [{}, { label: "legacy", stroke: colour("--legacy"), width: 2, dash: [6, 4], spanGaps: false }, { label: "serverless", stroke: colour("--serverless"), width: 2 }],
-      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toTimeString().slice(0, 5)) }, { ...axis, size: 64, values: (_, ticks) => ticks.map(format) }],
+      axes: [{ ...axis, space: 70, values: (_, ticks) => ticks.map((at) => new Date(at * 1000).toTimeString().slice(0, 5)) }, { ...axis, size: 64, values: (_, ticks) => ticks.map((it) => format(it)) }],
       scales: { y: { range: (_, least, most) => [0, most > 0 ? most * 1.1 : 1] } },
     }, data, box.current);
     const resize = new ResizeObserver(() => box.current && plot.current?.setSize({ width: box.current.clientWidth, height: 170 }));

@@ -13,7 +13,14 @@ export const notice = signal(null);
 function read() {
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
   const [page, ...id] = path.split("/");
-  return { page: page || "overview", id: id.map(decodeURIComponent).join("/"), query: new URLSearchParams(query ?? "") };
+  return { page: page || "overview", id: id.map(decoded).join("/"), query: new URLSearchParams(query ?? "") };
+}
+function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
 }
 addEventListener("hashchange", () => { place.value = read(); });
 

@@ -26,6 +26,11 @@ impl HotTokens {
         Ok(HotTokens { path: path.to_owned(), secrets, current })
     }
 
+    /// Whether a token is still somebody's with at least this role.
+    pub fn allows(&self, token: &str, role: Role) -> bool {
+        self.current.load().bearer(token).is_some_and(|bearer| bearer.role >= role)
+    }
+
     /// A file with a fault keeps the tokens that were.
     pub fn reload(&self) {
         match Tokens::load(&self.path, &self.secrets) {
@@ -90,7 +95,7 @@ fn challenge(detail: &str) -> Answer {
     answer
 }
 
-fn bearer(session: &ServerSession) -> Option<&str> {
+pub fn bearer(session: &ServerSession) -> Option<&str> {
     let value = session.req_header().headers.get(header::AUTHORIZATION)?.to_str().ok()?;
     let (scheme, token) = value.split_once(' ')?;
     scheme.eq_ignore_ascii_case("bearer").then(|| token.trim())

@@ -14,9 +14,9 @@ mod openapi;
 pub mod stream;
 
 use crate::admin::access::{Caller, HotTokens};
-use crate::admin::stream::{Events, Viewer};
+use crate::admin::stream::{Events, Viewer, Watcher};
 use crate::control::Request;
-use crate::metrics::{OPENMETRICS, openmetrics};
+use crate::metrics::{NONE, OPENMETRICS, openmetrics};
 use crate::proxy::Shared;
 use crate::settings::Role;
 use crate::tap::{Filter, Reader, Status};
@@ -28,6 +28,7 @@ use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use serde::Serialize;
 use serde_json::{Value, json};
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -52,8 +53,8 @@ pub type Answer = Response<Vec<u8>>;
 enum Reply {
     Whole(Box<Answer>),
     /// A snapshot a second, so many of them.
-    Events(Viewer, Option<u64>),
-    Tap(Reader, Option<u64>),
+    Events(Viewer, Watcher),
+    Tap(Reader, Watcher),
 }
 
 #[async_trait]
@@ -76,10 +77,10 @@ impl HttpServerApp for Admin {
                     session.write_response_body(body.into(), true).await.ok()?;
                 }
             }
-            Reply::Events(viewer, count) => {
-                stream::events(&mut session, &self.shared, viewer, count, shutdown).await;
+            Reply::Events(viewer, watcher) => {
+                stream::events(&mut session, &self.shared, viewer, watcher, shutdown).await;
             }
-            Reply::Tap(reader, count) => stream::tap(&mut session, reader, count, shutdown).await,
+            Reply::Tap(reader, watcher) => stream::tap(&mut session, reader, watcher, shutdown).await,
         }
         let settings = HttpPersistentSettings::for_session(&session);
         session.finish().await.ok()?.map(|it| ReusedHttpStream::from_reusable_stream(it, settings))
@@ -122,9 +123,11 @@ impl Admin {
                     Ok(_) if path == "/api/v1/audit" => changes::audit(&self.requests).await,
                     Ok(caller) if path == "/api/v1/whoami" => api::whoami(&caller),
                     Ok(_) if method == "GET" && path == "/api/v1/events" => {
-                        return self.events(query.as_deref());
+                        return self.events(session, query.as_deref());
                     }
-                    Ok(_) if method == "GET" && path == "/api/v1/tap" => return self.tap(query.as_deref()),
+                    Ok(_) if method == "GET" && path == "/api/v1/tap" => {
+                        return self.tap(session, query.as_deref());
+                    }
                     Ok(_) => self.read(&path, query.as_deref()),
                 }
             }
@@ -133,37 +136,51 @@ impl Admin {
         Reply::Whole(Box::new(answer))
     }
 
-    fn events(&self, query: Option<&str>) -> Reply {
+    /// Who watches, for as long as they may.
+    fn watcher(&self, session: &ServerSession, role: Role, count: Option<u64>) -> Watcher {
+        let proof = self.tokens.clone().zip(access::bearer(session).map(str::to_owned));
+        Watcher::new(count, move || proof.as_ref().is_none_or(|(tokens, token)| tokens.allows(token, role)))
+    }
+
+    fn events(&self, session: &ServerSession, query: Option<&str>) -> Reply {
         let refused = |answer| Reply::Whole(Box::new(answer));
         match number(query, "count=") {
             Err(answer) => refused(*answer),
             Ok(count) => match self.events.view() {
-                Some(viewer) => Reply::Events(viewer, count),
+                Some(viewer) => Reply::Events(viewer, self.watcher(session, Role::Viewer, count)),
                 None => refused(problem(503, "too many viewers", "as many watch as may")),
             },
         }
     }
 
-    fn tap(&self, query: Option<&str>) -> Reply {
+    fn tap(&self, session: &ServerSession, query: Option<&str>) -> Reply {
         let refused = |answer| Reply::Whole(Box::new(answer));
-        let text = |name| parameter(query, name).map(str::to_owned);
-        let status = parameter(query, "status=").map(|text| (Status::parse(text), text));
+        let text = |name| parameter(query, name).map(Cow::into_owned);
+        let status = text("status=").map(|text| (Status::parse(&text), text));
         let odd = |field: &str, value: &str, expected: &str| {
             refused(problem(400, "not a filter", &format!("{field} `{value}`; expected {expected}")))
         };
-        if let Some((None, text)) = status {
+        if let Some((None, text)) = &status {
             return odd("status", text, "for example 502 or 5xx");
+        }
+        let route = text("route=");
+        let live = self.shared.live.load();
+        let known = |id: &str| {
+            id == NONE || live.as_ref().is_some_and(|live| live.serving.table.by_id.contains_key(id))
+        };
+        if let Some(id) = route.as_deref().filter(|id| !known(id)) {
+            return refused(problem(404, "no such route", id));
         }
         let side = text("side=");
         if let Some(side) = side.as_deref().filter(|it| !["legacy", "serverless", "none"].contains(it)) {
             return odd("side", side, "legacy, serverless or none");
         }
         let status = status.and_then(|(status, _)| status);
-        let filter = Filter { route: text("route="), side, reason: text("reason="), status };
+        let filter = Filter { route, side, reason: text("reason="), status };
         match number(query, "count=") {
             Err(answer) => refused(*answer),
             Ok(count) => match self.shared.taps.open(filter) {
-                Some(reader) => Reply::Tap(reader, count),
+                Some(reader) => Reply::Tap(reader, self.watcher(session, Role::Operator, count)),
                 None => refused(problem(503, "too many taps", "as many are open as may")),
             },
         }
@@ -221,19 +238,22 @@ impl Admin {
             what @ ("differences" | "proposals") => {
                 let id = parameter(query, "route=");
                 let found = match what {
-                    "differences" => api::differences(&live, id),
-                    _ => api::proposals(&live, id),
+                    "differences" => api::differences(&live, id.as_deref()),
+                    _ => api::proposals(&live, id.as_deref()),
                 };
                 match found {
                     Some(found) => json_answer(200, &found),
-                    None => problem(404, "no such route", id.unwrap_or_default()),
+                    None => problem(404, "no such route", &id.unwrap_or_default()),
                 }
             }
             rest => {
                 let found = match rest.split_once('/') {
                     Some(("routes", id)) => api::route(&live, id),
                     Some(("history", id)) => board::history(&self.shared, &live, id),
-                    Some(("evidence", id)) => match parameter(query, "hours=").map(str::parse).transpose() {
+                    Some(("evidence", id)) => match parameter(query, "hours=")
+                        .map(|it| it.parse())
+                        .transpose()
+                    {
                         Ok(hours) => api::evidence(&live, id, hours),
                         Err(_) => return problem(400, "not a number of hours", query.unwrap_or_default()),
                     },
@@ -401,14 +421,17 @@ fn finish(method: &Method, mut answer: Answer) -> Answer {
     answer
 }
 
-/// A value of the query; `name` with its `=`.
-fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<&'a str> {
-    query?.split('&').find_map(|pair| pair.strip_prefix(name)).filter(|value| !value.is_empty())
+/// A value of the query, decoded; `name` with its `=`.
+fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
+    let value = query?.split('&').find_map(|pair| pair.strip_prefix(name))?;
+    let decoded = percent_encoding::percent_decode_str(value).decode_utf8().ok()?;
+    Some(decoded).filter(|value| !value.is_empty())
 }
 
 /// The same as a number.
 fn number(query: Option<&str>, name: &str) -> Result<Option<u64>, Box<Answer>> {
-    let text = parameter(query, name);
-    let odd = |_| Box::new(problem(400, "not a number", &format!("{name}{}", text.unwrap_or_default())));
-    text.map(|text| text.parse().map_err(odd)).transpose()
+    let parse = |text: Cow<'_, str>| {
+        text.parse().map_err(|_| Box::new(problem(400, "not a number", &format!("{name}{text}"))))
+    };
+    parameter(query, name).map(parse).transpose()
 }

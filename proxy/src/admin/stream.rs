@@ -7,13 +7,13 @@ use crate::admin::{api, board};
 use crate::proxy::Shared;
 use crate::tap::Reader;
 use bytes::Bytes;
-use http::{HeaderValue, header};
+use http::{HeaderValue, Version, header};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 /// Who may watch at one time.
@@ -75,12 +75,42 @@ fn event(shared: &Shared) -> Bytes {
     text.into()
 }
 
-/// Snapshots until `count` were sent, the reader goes, or the process does.
+/// How long a tap may be open: one that was forgotten gives its place back.
+const TAP_FOR: Duration = Duration::from_secs(3_600);
+
+/// How long somebody watches: so many, and as long as they may.
+pub struct Watcher {
+    left: Option<u64>,
+    may: Box<dyn Fn() -> bool + Send + Sync>,
+    asked: Instant,
+}
+
+impl Watcher {
+    pub fn new(count: Option<u64>, may: impl Fn() -> bool + Send + Sync + 'static) -> Watcher {
+        Watcher { left: count, may: Box::new(may), asked: Instant::now() }
+    }
+
+    /// Counts what was sent; whether more is wanted and may be had, which is asked again every second.
+    fn goes_on(&mut self, sent: u64) -> bool {
+        if let Some(left) = &mut self.left {
+            *left = left.saturating_sub(sent);
+        }
+        if self.asked.elapsed() >= EVERY {
+            self.asked = Instant::now();
+            if !(self.may)() {
+                return false;
+            }
+        }
+        self.left != Some(0)
+    }
+}
+
+/// Snapshots until there were enough, the reader goes or may watch no more, or the process ends.
 pub async fn events(
     session: &mut ServerSession,
     shared: &Shared,
     viewer: Viewer,
-    count: Option<u64>,
+    mut watcher: Watcher,
     shutdown: &ShutdownWatch,
 ) {
     let mut latest = viewer.0.latest.subscribe();
@@ -91,13 +121,11 @@ pub async fn events(
     // The first at once; the next second brings the next.
     let mut next = event(shared);
     latest.mark_unchanged();
-    let mut sent = 0;
     loop {
         if !write(session, next).await {
             return;
         }
-        sent += 1;
-        if count.is_some_and(|count| sent >= count) {
+        if !watcher.goes_on(1) {
             return end(session).await;
         }
         tokio::select! {
@@ -110,19 +138,19 @@ pub async fn events(
     }
 }
 
-/// Lines until the reader goes, or the process does.
+/// Lines, likewise; for an hour at most.
 pub async fn tap(
     session: &mut ServerSession,
     mut reader: Reader,
-    count: Option<u64>,
+    mut watcher: Watcher,
     shutdown: &ShutdownWatch,
 ) {
     let mut shutdown = shutdown.clone();
     if !begin(session, "application/x-ndjson").await {
         return;
     }
-    let mut sent = 0;
-    loop {
+    let begun = Instant::now();
+    while begun.elapsed() < TAP_FOR {
         let line = tokio::select! {
             line = reader.lines.recv() => line,
             // A reader that is gone is seen by writing to it.
@@ -130,7 +158,7 @@ pub async fn tap(
             _ = shutdown.changed() => None,
         };
         let Some(line) = line else { return end(session).await };
-        sent += u64::from(line.len() > 1);
+        let counts = u64::from(line.len() > 1);
         if !write(session, line).await {
             return;
         }
@@ -138,19 +166,24 @@ pub async fn tap(
         if dropped > 0 && !write(session, format!("{{\"dropped\":{dropped}}}\n").into()).await {
             return;
         }
-        if count.is_some_and(|count| sent >= count) {
-            return end(session).await;
+        if !watcher.goes_on(counts) {
+            break;
         }
     }
+    end(session).await;
 }
 
 async fn begin(session: &mut ServerSession, content_type: &'static str) -> bool {
+    // HTTP/1.0 knows no chunks: there the end of the connection is the end.
+    let chunked = session.req_header().version != Version::HTTP_10;
     let head = || -> pingora_error::Result<ResponseHeader> {
         let mut head = ResponseHeader::build(200, Some(6))?;
         head.insert_header(header::CONTENT_TYPE, HeaderValue::from_static(content_type))?;
         head.insert_header(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))?;
         head.insert_header(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"))?;
-        head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+        if chunked {
+            head.insert_header(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"))?;
+        }
         Ok(head)
     };
     // The connection ends with the stream.

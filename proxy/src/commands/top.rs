@@ -17,8 +17,8 @@ use ratatui::text::Line;
 use ratatui::widgets::{Cell, Paragraph, Row, Table};
 use serde_json::{Value, json};
 use std::io::IsTerminal;
-use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::sync::mpsc::{Receiver, TryRecvError, channel};
+use std::time::{Duration, Instant};
 
 /// How soon a key is noticed.
 const LOOK: Duration = Duration::from_millis(100);
@@ -31,6 +31,8 @@ struct View {
     order: Order,
     /// Rows above the first that is shown.
     above: usize,
+    /// When the last snapshot came.
+    heard: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
@@ -64,32 +66,27 @@ pub fn run(client: &AdminClient, json: bool, once: bool) -> Exit {
         return one(client, json);
     }
     let (send, snapshots) = channel();
-    // What is streamed comes by a thread of its own: keys are not to wait for it.
-    let outcome = std::thread::scope(|scope| {
-        let reader = scope.spawn(move || {
-            let ended = client.stream("/api/v1/events", |line| match data(line) {
-                Some(value) => send.send(value).is_ok(),
-                None => true,
-            });
-            ended.map(|(status, value)| if status == 200 { Exit::Ok } else { refused(status, &value) })
+    // What is streamed comes by a thread of its own: keys are not to wait for it, and neither is leaving.
+    let client = client.clone();
+    let reader = std::thread::spawn(move || {
+        let ended = client.stream("/api/v1/events", |line| match data(line) {
+            Some(value) => send.send(value).is_ok(),
+            None => true,
         });
-        let watched = watch(&snapshots);
-        // The reader ends with the next snapshot that nobody takes.
-        drop(snapshots);
-        let ended = reader.join().unwrap_or(Err(Unreachable("the reader broke".into())));
-        match watched {
-            Ok(Left::ByKey) => Ok(Exit::Ok),
-            Ok(Left::StreamEnded) => match ended? {
-                Exit::Ok => Err(Unreachable("the stream ended".into())),
-                exit => Ok(exit),
-            },
-            Err(error) => {
-                eprintln!("banyan: {error}");
-                Ok(Exit::Internal)
-            }
-        }
+        ended.map(|(status, value)| if status == 200 { Exit::Ok } else { refused(status, &value) })
     });
-    finish(outcome)
+    match watch(&snapshots) {
+        Ok(Left::ByKey) => Exit::Ok,
+        Ok(Left::StreamEnded) => finish(match reader.join() {
+            Ok(Ok(Exit::Ok)) => Err(Unreachable("the stream ended".into())),
+            Ok(ended) => ended,
+            Err(_) => Err(Unreachable("the reader broke".into())),
+        }),
+        Err(error) => {
+            eprintln!("banyan: {error}");
+            Exit::Internal
+        }
+    }
 }
 
 /// `data: {...}` of a server-sent event.
@@ -127,12 +124,10 @@ fn watch(snapshots: &Receiver<Value>) -> std::io::Result<Left> {
     let mut view = View::default();
     let mut latest = None;
     let left = loop {
-        match snapshots.try_iter().last() {
-            Some(snapshot) => latest = Some(snapshot),
-            None if matches!(snapshots.try_recv(), Err(std::sync::mpsc::TryRecvError::Disconnected)) => {
-                break Ok(Left::StreamEnded);
-            }
-            None => {}
+        match snapshots.try_recv() {
+            Ok(snapshot) => (latest, view.heard) = (Some(snapshot), Some(Instant::now())),
+            Err(TryRecvError::Disconnected) => break Ok(Left::StreamEnded),
+            Err(TryRecvError::Empty) => {}
         }
         if let Err(error) = terminal.draw(|frame| draw(frame, latest.as_ref(), &mut view)) {
             break Err(error);
@@ -175,7 +170,10 @@ fn draw(frame: &mut Frame<'_>, snapshot: Option<&Value>, view: &mut View) {
     let shown: Vec<Row<'_>> = rows.iter().skip(view.above).take(height).map(cells).collect();
     let widths = [24, 10, 8, 9, 7, 8, 10, 7, 8, 9, 24].map(Constraint::Max);
     frame.render_widget(Table::new(shown, widths).header(Row::new(HEAD).style(bold)), middle);
-    let keys = format!("q quit   s order ({})   up, down, page   {} routes", view.order.word(), rows.len());
+    let silent = view.heard.map_or(0, |at| at.elapsed().as_secs());
+    let silent = if silent > 2 { format!("NO NEWS FOR {silent} s   ") } else { String::new() };
+    let keys =
+        format!("{silent}q quit   s order ({})   up, down, page   {} routes", view.order.word(), rows.len());
     frame.render_widget(Paragraph::new(keys), bottom);
 }
 

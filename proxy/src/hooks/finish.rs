@@ -3,7 +3,7 @@
 //! Input: the context, and the error if there was one. Output: metrics and one access log line. Must not: block: the
 //! connection is not reused before this returns.
 
-use crate::access_log::Line;
+use crate::access_log::{Line, NAME_MAX, PATH_MAX, cut};
 use crate::context::Context;
 use crate::facts::head_bytes;
 use crate::hooks::fail;
@@ -97,9 +97,9 @@ fn span(session: &Session, ctx: &Context, took: Duration, failed: bool) -> Span 
     let route = ctx.route().map_or(NONE, |route| &route.id);
     let mut attributes = vec![
         ("http.request.method", Attribute::from(request.method.as_str())),
-        ("url.path", split_target(&target).0.into()),
+        ("url.path", cut(split_target(&target).0, PATH_MAX).into()),
         ("url.scheme", ctx.client.scheme().into()),
-        ("server.address", (&*ctx.public_host).into()),
+        ("server.address", cut(&ctx.public_host, NAME_MAX).into()),
         ("http.response.status_code", u64::from(ctx.status).into()),
         ("banyan.route", route.into()),
         ("banyan.side", side.into()),
@@ -176,9 +176,9 @@ fn line(
     }
     line.text("http.request.method", request.method.as_str());
     let target = String::from_utf8_lossy(request.raw_path());
-    line.text("url.path", split_target(&target).0);
+    line.text("url.path", cut(split_target(&target).0, PATH_MAX));
     line.text("url.scheme", ctx.client.scheme());
-    line.text("server.address", &ctx.public_host);
+    line.text("server.address", cut(&ctx.public_host, NAME_MAX));
     line.text("network.protocol.version", version(request.version));
     line.plain("client.address", ctx.client.address);
     if let Some(endpoint) = &ctx.endpoint {
@@ -187,7 +187,7 @@ fn line(
     let agent =
         request.headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
     if let Some(agent) = agent {
-        line.text("user_agent.original", &agent);
+        line.text("user_agent.original", cut(&agent, NAME_MAX));
     }
     line.text("listener", shared.settings.listeners.get(ctx.listener).map_or("", |listener| &listener.name));
     line.number("http.response.status_code", u64::from(ctx.status));

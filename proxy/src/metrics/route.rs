@@ -185,9 +185,10 @@ impl Remarkable {
     fn now(&self) -> [Option<Exemplar>; 2] {
         let of = |place: &Mutex<Option<Exemplar>>| place.lock().ok().and_then(|place| *place);
         let slow = of(&self.slow);
-        if slow.is_some_and(|it| it.at.elapsed().is_ok_and(|age| age > SLOWEST_FOR)) {
+        let is_old = |it: &Exemplar| it.at.elapsed().is_ok_and(|age| age > SLOWEST_FOR);
+        if slow.as_ref().is_some_and(is_old) {
             self.slowest.store(0, Ordering::Relaxed);
         }
-        [of(&self.failed), slow]
+        [of(&self.failed), slow.filter(|it| !is_old(it))]
     }
 }
