@@ -19,6 +19,10 @@ const QUEUE_LINES: usize = 16_384;
 /// The writer collects up to this much for one write call.
 const BATCH_BYTES: usize = 64 << 10;
 
+/// How long lines are left to gather when fewer than that have come. A writer that waited for the next line would be woken by each: to wake a thread
+/// and to write one line cost a worker more than all else that is logged and counted.
+const GATHER: Duration = Duration::from_millis(10);
+
 /// At the end of the process, a writer that is stuck is not waited for longer.
 const FLUSH_TIME: Duration = Duration::from_secs(2);
 
@@ -117,9 +121,12 @@ fn write_all(
         }
         // A full disk or a closed pipe must not end the thread: later lines may be writable again.
         let _ = out.write_all(&batch).and_then(|()| out.flush());
+        let full = batch.len() >= BATCH_BYTES;
         batch.clear();
-        if let Some(done) = flushed {
-            let _ = done.send(());
+        match flushed {
+            Some(done) => drop(done.send(())),
+            None if !full => std::thread::park_timeout(GATHER),
+            None => {}
         }
     }
 }
