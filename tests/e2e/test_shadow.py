@@ -116,7 +116,8 @@ def test_what_is_not_safe_is_not_sent_twice_and_the_sample_is_kept(start, sides)
     # None of n differs: the bound of Clopper and Pearson is 1 - 0.05^(1/n).
     told = evidence(banyan)
     assert abs(told["parity_upper_bound"] - (1 - 0.05 ** (1 / told["compared"]))) < 1e-9
-    assert banyan.metric("banyan_parity_upper_bound_ratio", route="r") == pytest.approx(told["parity_upper_bound"])
+    # The gauge follows once a second.
+    wait_for("the gauge", lambda: banyan.metric("banyan_parity_upper_bound_ratio", route="r") == pytest.approx(told["parity_upper_bound"]))
 
 
 def test_the_copy_is_marked_unconditional_and_its_cookies_go_nowhere(start, sides):
