@@ -134,7 +134,7 @@ def test_changes_at_the_same_time_are_all_kept_or_refused(start, fleet):
 
 def test_the_lease_moves_when_its_holder_is_killed(start, fleet):
     """Steps that a controller takes: each once, whoever takes it."""
-    replicas = fleet(start(Redis), stage="stage: ramp, ramp: {steps: [1%, 2%, 3%, 4%, 5%, 6%, 7%, 8%], hold_each: 2s, control: 0%}")
+    replicas = fleet(start(Redis), stage="stage: ramp, ramp: {steps: [10%, 20%, 30%, 40%, 50%, 60%, 70%, 80%], hold_each: 2s, control: 0%}")
     first = controller(replicas)[0]
     running, answers = [True], []
 
@@ -154,7 +154,7 @@ def test_the_lease_moves_when_its_holder_is_killed(start, fleet):
     thread.start()
     try:
         share = lambda it: it.api("/api/v1/routes/r")[1]["share_ppm"]  # noqa: E731
-        wait_for("a step", lambda: share(first) >= 10_000, seconds=20)
+        wait_for("a step", lambda: share(first) >= 100_000, seconds=20)
         first.stop(signal.SIGKILL)
         left = [it for it in replicas if it is not first]
         begun = time.monotonic()
