@@ -20,7 +20,7 @@ build:
 	@scripts/deps.sh build
 	$(CARGO) build --locked
 
-# Laid out by a profile of a training run where llvm-profdata is there; BANYAN_PGO=off for half the time.
+# Laid out by a profile of a training run where llvm-profdata is there; BANYAN_PGO=off for half the time or less.
 release:
 	@scripts/deps.sh build
 	@CARGO=$(CARGO) scripts/release.sh
@@ -59,8 +59,10 @@ e2e: deps
 	$(CARGO) build --locked $(FUNCTIONS)
 	$(VENV)/bin/pytest tests/e2e
 
-bench: release
+# Ratios to the framework alone are worth something only if both are built alike.
+bench:
 	@scripts/deps.sh bench
+	@CARGO=$(CARGO) BANYAN_RELEASE_WITH=bare-pingora scripts/release.sh
 	$(VENV)/bin/python tests/bench/bench.py $(BENCH_ARGS)
 
 # Pictures of the console's pages, for README and docs: the real thing, driven by its own test.

@@ -2,7 +2,7 @@
 # Installs what builds and tests need beyond rustup's cargo. As root through apt; otherwise it says what is missing.
 #   scripts/deps.sh build    cmake and a C compiler
 #   scripts/deps.sh test     and nginx, HAProxy, curl, openssl, h2load, wrk, promtool, Alertmanager, Redis, PostgreSQL, dnsmasq, Node.js, Chromium, a Python environment with the emulators of AWS
-#   scripts/deps.sh bench    and Envoy, valgrind
+#   scripts/deps.sh bench    and Envoy, valgrind, strace
 set -euo pipefail
 cd "$(dirname "$0")/.."
 what=${1:-build}
@@ -13,7 +13,7 @@ if [ "$what" != build ]; then
   need+=(nginx:nginx-light curl:curl openssl:openssl h2load:nghttp2-client wrk:wrk promtool:prometheus prometheus-alertmanager:prometheus-alertmanager amtool:prometheus-alertmanager redis-server:redis-server haproxy:haproxy python3:python3 unshare:util-linux ip:iproute2 pgrep:procps node:nodejs npm:npm chromium:chromium psql:postgresql systemd-analyze:systemd dnsmasq:dnsmasq-base)
 fi
 if [ "$what" = bench ]; then
-  need+=(valgrind:valgrind)
+  need+=(valgrind:valgrind strace:strace)
 fi
 
 missing=()

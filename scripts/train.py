@@ -1,9 +1,10 @@
 """Traffic that looks like production's, for a release build that is laid out by what it really does (scripts/release.sh).
 
-    scripts/train.py BANYAN
+    scripts/train.py BANYAN [BARE-PINGORA]
 
 Nothing but Python's own library: small and large answers, posts, cookies, both sides, shadows that are compared, a fallback, reloads, scrapes.
-The airline of `banyan demo` answers. Ends by itself after about 20 s; the instrumented binary writes its profile when it is stopped.
+The airline of `banyan demo` answers. Ends by itself after about 20 s, and as much again for the framework alone (tests/bench); an instrumented binary writes its profile
+when it is stopped.
 """
 
 import http.client
@@ -43,7 +44,39 @@ def lease(count):
     return ports
 
 
-def main(banyan):
+def framework_alone(bare, legacy):
+    """What of the traffic needs nothing but a proxy."""
+    port, = lease(1)
+    proxy = subprocess.Popen([bare, f"127.0.0.1:{port}", f"127.0.0.1:{legacy}"])
+    try:
+        end, done = time.monotonic() + SECONDS, []
+
+        def client():
+            connection, count = http.client.HTTPConnection("127.0.0.1", port, timeout=10), 0
+            headers = {"User-Agent": "Mozilla/5.0 (training)", "Accept": "*/*", "Accept-Language": "en", "Accept-Encoding": "gzip", "Cookie": "theme=dark"}
+            while time.monotonic() < end:
+                count += 1
+                if count % 10 < 8:
+                    connection.request("GET", "/download/1024", headers=headers)
+                elif count % 10 == 8:
+                    connection.request("PUT", "/upload", body=b"x" * 4096, headers=headers)
+                else:
+                    connection.request("GET", "/download/65536", headers=headers)
+                connection.getresponse().read()
+            done.append(count)
+
+        time.sleep(2)
+        threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
+        [it.start() for it in threads]
+        [it.join() for it in threads]
+        if len(done) != CLIENTS:
+            raise SystemExit("train: a client of the framework alone has failed")
+    finally:
+        proxy.send_signal(signal.SIGTERM)
+        proxy.wait(60)
+
+
+def main(banyan, bare=None):
     folder = pathlib.Path(tempfile.mkdtemp(prefix="banyan-train-"))
     port, admin, *demo = lease(4)
     # Its own profile would be that of the airline.
@@ -112,6 +145,8 @@ def main(banyan):
         if len(done) != CLIENTS:
             raise SystemExit("train: a client has failed")
         print(json.dumps({"requests": sum(done), "reloads": version}))
+        if bare:
+            framework_alone(bare, legacy)
     finally:
         proxy.send_signal(signal.SIGTERM)
         proxy.wait(60)
@@ -119,4 +154,4 @@ def main(banyan):
         airline.wait(10)
 
 
-main(sys.argv[1])
+main(*sys.argv[1:])

@@ -5,10 +5,12 @@
 //! Authorization never stand in a line.
 
 use crate::settings::LogTarget;
+use banyan_routes::address::AddressText;
 use crossbeam_channel::{Receiver, Sender, TrySendError, bounded};
 use pingora_prometheus::prometheus::IntCounter;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -144,7 +146,15 @@ pub fn cut(text: &str, max: usize) -> &str {
 pub const PATH_MAX: usize = 2_048;
 pub const NAME_MAX: usize = 512;
 
-/// Builds a line field by field.
+/// A name as it stands in a line, put together when the program is compiled.
+macro_rules! key {
+    ($name:literal) => {
+        concat!(",\"", $name, "\":")
+    };
+}
+pub(crate) use key;
+
+/// Builds a line field by field; keys are made by `key!`.
 pub struct Line {
     bytes: Vec<u8>,
 }
@@ -152,45 +162,52 @@ pub struct Line {
 impl Line {
     pub fn new() -> Line {
         // Most lines are 700 to 900 bytes: none grows twice.
-        let mut bytes = Vec::with_capacity(1_024);
-        bytes.push(b'{');
-        Line { bytes }
+        Line { bytes: Vec::with_capacity(1_024) }
     }
 
-    fn key(&mut self, key: &str) {
-        if self.bytes.len() > 1 {
-            self.bytes.push(b',');
-        }
+    fn put(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// A string that holds nothing to be escaped: a word or a name of ours, digits.
+    pub fn clean(&mut self, key: &'static str, value: impl AsRef<[u8]>) {
+        self.put(key.as_bytes());
         self.bytes.push(b'"');
-        self.bytes.extend_from_slice(key.as_bytes());
-        self.bytes.extend_from_slice(b"\":");
+        self.put(value.as_ref());
+        self.bytes.push(b'"');
     }
 
-    /// A string value, escaped; bytes that are not printable ASCII or UTF-8 become replacement characters.
-    pub fn text(&mut self, key: &str, value: &str) {
-        self.key(key);
+    /// A string, escaped; bytes that are not printable ASCII or UTF-8 become replacement characters.
+    pub fn text(&mut self, key: &'static str, value: &str) {
+        if !value.bytes().fold(false, |found, byte| found | is_odd(byte)) {
+            return self.clean(key, value);
+        }
+        self.put(key.as_bytes());
         self.bytes.push(b'"');
         let mut rest = value.as_bytes();
-        // Hardly any value holds one: it is copied in one piece.
-        while let Some(at) = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..=0x1f | 0x7f)) {
+        while let Some(at) = rest.iter().position(|byte| is_odd(*byte)) {
             let (clean, odd) = rest.split_at(at);
-            self.bytes.extend_from_slice(clean);
+            self.put(clean);
             match odd[0] {
-                b @ (b'"' | b'\\') => self.bytes.extend_from_slice(&[b'\\', b]),
+                b @ (b'"' | b'\\') => self.put(&[b'\\', b]),
                 b => {
                     let hex = b"0123456789abcdef";
-                    self.bytes.extend_from_slice(b"\\u00");
-                    self.bytes.extend_from_slice(&[hex[usize::from(b >> 4)], hex[usize::from(b & 15)]]);
+                    self.put(b"\\u00");
+                    self.put(&[hex[usize::from(b >> 4)], hex[usize::from(b & 15)]]);
                 }
             }
             rest = &odd[1..];
         }
-        self.bytes.extend_from_slice(rest);
+        self.put(rest);
         self.bytes.push(b'"');
     }
 
-    pub fn number(&mut self, key: &str, value: u64) {
-        self.key(key);
+    pub fn address(&mut self, key: &'static str, address: IpAddr) {
+        self.clean(key, AddressText::of(address).as_bytes());
+    }
+
+    pub fn number(&mut self, key: &'static str, value: u64) {
+        self.put(key.as_bytes());
         let mut digits = [0; 20];
         let mut at = digits.len();
         let mut rest = value;
@@ -202,46 +219,48 @@ impl Line {
                 break;
             }
         }
-        self.bytes.extend_from_slice(&digits[at..]);
+        self.put(&digits[at..]);
     }
 
-    /// A value that writes itself, and holds nothing to be escaped: an address.
-    pub fn plain(&mut self, key: &str, value: impl std::fmt::Display) {
-        self.key(key);
-        self.bytes.push(b'"');
-        // Writing into memory does not fail.
-        let _ = write!(self.bytes, "{value}");
-        self.bytes.push(b'"');
+    /// A value that is JSON already, under a name that holds nothing to be escaped.
+    pub fn raw(&mut self, name: &str, json: &str) {
+        self.put(b",\"");
+        self.put(name.as_bytes());
+        self.put(b"\":");
+        self.put(json.as_bytes());
     }
 
-    /// A value that is JSON already.
-    pub fn raw(&mut self, key: &str, json: &str) {
-        self.key(key);
-        self.bytes.extend_from_slice(json.as_bytes());
-    }
-
-    pub fn flag(&mut self, key: &str) {
-        self.key(key);
-        self.bytes.extend_from_slice(b"true");
+    pub fn flag(&mut self, key: &'static str) {
+        self.put(key.as_bytes());
+        self.put(b"true");
     }
 
     /// Seconds with microseconds.
-    pub fn seconds(&mut self, key: &str, value: Duration) {
+    pub fn seconds(&mut self, key: &'static str, value: Duration) {
         self.number(key, value.as_secs());
         let mut micros = value.subsec_micros();
-        let mut digits = [b'0'; 6];
-        for digit in digits.iter_mut().rev() {
+        let mut digits = *b".000000";
+        for digit in digits[1..].iter_mut().rev() {
             *digit = b'0' + (micros % 10) as u8;
             micros /= 10;
         }
-        self.bytes.push(b'.');
-        self.bytes.extend_from_slice(&digits);
+        self.put(&digits);
     }
 
     pub fn end(mut self) -> Vec<u8> {
-        self.bytes.extend_from_slice(b"}\n");
+        // Every field begins with a comma; the first one's is where the object begins.
+        match self.bytes.first_mut() {
+            Some(first) => *first = b'{',
+            None => self.bytes.push(b'{'),
+        }
+        self.put(b"}\n");
         self.bytes
     }
+}
+
+/// What JSON does not let stand in a string.
+fn is_odd(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\' | 0..=0x1f | 0x7f)
 }
 
 impl Default for Line {
@@ -262,17 +281,21 @@ mod tests {
     #[test]
     fn a_line_is_json_whatever_the_client_sent() {
         let mut line = Line::new();
-        line.text("path", "/a\"b\\c\n\u{7f}é");
-        line.number("zero", 0);
-        line.number("max", u64::MAX);
-        line.seconds("took", Duration::from_micros(1_000_042));
-        line.flag("retried");
+        line.text(key!("path"), "/a\"b\\c\n\u{7f}é");
+        line.text(key!("host"), "é.example");
+        line.address(key!("client"), [192, 0, 2, 7].into());
+        line.number(key!("zero"), 0);
+        line.number(key!("max"), u64::MAX);
+        line.seconds(key!("took"), Duration::from_micros(1_000_042));
+        line.flag(key!("retried"));
         let bytes = line.end();
         let value: serde_json::Value = serde_json::from_slice(&bytes).expect("JSON");
         assert_eq!(value["path"], "/a\"b\\c\n\u{7f}é");
+        assert_eq!((&value["host"], &value["client"]), (&"é.example".into(), &"192.0.2.7".into()));
         assert_eq!(value["max"], u64::MAX);
         assert_eq!(value["took"], 1.000_042);
         assert_eq!(value["retried"], true);
         assert_eq!(bytes.iter().filter(|b| **b == b'\n').count(), 1);
+        assert_eq!(Line::new().end(), b"{}\n");
     }
 }

@@ -1,6 +1,6 @@
 //! Header names that a client may not use: they say who somebody is, or are read by some backend as another header.
 //!
-//! Input: a request's headers. Output: the same without them. Must not: allocate for a request that has none.
+//! Input: a request's headers. Output: which of them are refused, and the request without them. Must not: allocate for a name that is usual.
 
 use crate::settings::UnderscoreHeaders;
 use banyan_routes::override_header::OVERRIDE_HEADER;
@@ -9,15 +9,17 @@ use pingora_http::RequestHeader;
 
 /// Takes off what only we, or a proxy that we trust, may say.
 pub fn strip(request: &mut RequestHeader, trusted: bool, underscores: UnderscoreHeaders) {
-    let refused = |name: &&HeaderName| {
-        let name = name.as_str();
-        match name.as_bytes().contains(&b'_') {
-            true => underscores == UnderscoreHeaders::Drop || is_guarded(&name.replace('_', "-")),
-            false => is_ours(name) || (!trusted && is_claim(name)),
-        }
-    };
+    let refused = |name: &&HeaderName| is_refused(name.as_str(), trusted, underscores);
     while let Some(name) = request.headers.keys().find(refused).cloned() {
         request.remove_header(&name);
+    }
+}
+
+/// Whether only we, or a proxy that we trust, may send a header of this name, which is in lower case.
+pub fn is_refused(name: &str, trusted: bool, underscores: UnderscoreHeaders) -> bool {
+    match memchr::memchr(b'_', name.as_bytes()) {
+        Some(_) => underscores == UnderscoreHeaders::Drop || is_guarded(&name.replace('_', "-")),
+        None => is_ours(name) || (!trusted && is_claim(name)),
     }
 }
 

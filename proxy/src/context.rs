@@ -4,6 +4,7 @@
 //! borrowed from the snapshot it holds.
 
 use crate::authorizers::Refused;
+use crate::brings::Brings;
 use crate::caps::{Permit, Use};
 use crate::facts::Client;
 use crate::lambda::authorize::Verdict;
@@ -19,7 +20,7 @@ use banyan_routes::ids::Side;
 use banyan_routes::request::Claims;
 use banyan_routes::rewrite::Rewrite;
 use banyan_routes::table::{Found, Route};
-use http::{HeaderName, HeaderValue};
+use http::HeaderValue;
 use pingora_prometheus::prometheus::IntGauge;
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -27,7 +28,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 /// The header that says who answered and why.
-pub const ATTRIBUTION: HeaderName = HeaderName::from_static("x-banyan");
+pub const ATTRIBUTION: &str = "x-banyan";
 
 /// Counted while it lives: requests that end in a dropped future are counted down as well.
 pub struct InFlight(IntGauge);
@@ -85,6 +86,7 @@ pub struct Context {
     pub started: Instant,
     pub trace: Trace,
     pub client: Client,
+    pub brings: Brings,
     pub listener: usize,
     /// The endpoint of PrivateLink that it came by.
     pub endpoint: Option<Arc<str>>,
@@ -147,6 +149,7 @@ impl Context {
         ctx.shadow = true;
         ctx.trace = ask.trace.child();
         ctx.client = ask.client;
+        ctx.brings = ask.brings;
         ctx.public_host = ask.public_host.clone();
         ctx.found = Some(ask.found.clone());
         ctx.decision = Some(Decision { side, ..ask.decision.clone() });
@@ -160,7 +163,7 @@ impl Context {
 
     /// A read of another path, after a write: no rewrite of the write's route is meant for it.
     pub fn read_back(ask: &Ask, side: Side) -> Context {
-        Context { found: None, ..Context::shadow(ask, side) }
+        Context { found: None, brings: Brings::UNKNOWN, ..Context::shadow(ask, side) }
     }
 
     pub fn new(live: Option<Arc<Live>>, in_flight: InFlight, attributed: bool) -> Context {
@@ -176,6 +179,7 @@ impl Context {
             started: Instant::now(),
             trace: Trace::none(),
             client,
+            brings: Brings::UNKNOWN,
             listener: 0,
             endpoint: None,
             public_host: "".into(),
@@ -232,12 +236,11 @@ impl Context {
 
     /// `route=..., side=..., reason=..., revision=...`, when it is switched on and a route was found.
     pub fn attribution(&self) -> Option<HeaderValue> {
-        let route = self.route().filter(|_| self.attributed)?;
-        let decision = self.decision.as_ref();
-        let (side, reason) = decision.map_or(("none", "none"), |it| (it.side.as_str(), it.reason.as_str()));
-        let revision = self.live.as_ref()?.serving.table.revision.as_str();
-        let text = ["route=", &route.id, ", side=", side, ", reason=", reason, ", revision=", revision];
-        HeaderValue::from_str(&text.concat()).ok()
+        let found = self.found.as_ref().filter(|_| self.attributed)?;
+        let serving = &self.live.as_ref()?.serving;
+        let decision = self.decision.as_ref().map(|decision| (decision.side, decision.reason));
+        let table = &serving.table;
+        serving.attributions.of(found.route, table.route(found.route), decision, &table.revision)
     }
 
     /// The rewrite of the side that was chosen.

@@ -3,7 +3,7 @@
 //! Input: what routes have counted. Output: JSON lines, which CloudWatch Logs turns into metrics. Must not: say a figure of a route that nobody
 //! asked for, or be in the way of a request. Source: CloudWatch embedded metric format specification.
 
-use crate::access_log::{Line, LogSender};
+use crate::access_log::{Line, LogSender, key};
 use crate::figures::{Count, Figures};
 use crate::live::Live;
 use crate::settings::Emf;
@@ -95,9 +95,9 @@ fn object(
     );
     let mut line = Line::new();
     line.raw("_aws", &aws);
-    line.text("route", about.route);
-    line.text("stage", about.stage);
-    line.text("revision", about.revision);
+    line.clean(key!("route"), about.route);
+    line.clean(key!("stage"), about.stage);
+    line.clean(key!("revision"), about.revision);
     line.raw("SharePercent", &format!("{}", about.share * 100.0));
     values.into_iter().for_each(|(name, value)| line.raw(name, &format!("{value:.3}")));
     line.end()

@@ -59,12 +59,15 @@ impl Client {
 
 /// The headers that `Connection` names as belonging to this hop, in lower case.
 pub fn nominated(headers: &HeaderMap) -> Vec<String> {
-    let lines = headers.get_all(header::CONNECTION).iter().filter_map(|line| line.to_str().ok());
-    let tokens = lines.flat_map(|line| line.split(',')).map(str::trim);
-    // What nearly every request says is passed over before a copy is made of it.
-    let usual = ["", "close", "keep-alive", "content-length"];
-    let named = tokens.filter(|token| !usual.iter().any(|it| token.eq_ignore_ascii_case(it)));
-    named.map(str::to_ascii_lowercase).collect()
+    // What nearly every message says is passed over before a copy is made of it.
+    let usual = |text: &[u8]| {
+        ["", "close", "keep-alive", "content-length"]
+            .iter()
+            .any(|it| text.eq_ignore_ascii_case(it.as_bytes()))
+    };
+    let lines = headers.get_all(header::CONNECTION).iter().filter(|line| !usual(line.as_bytes()));
+    let tokens = lines.filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).map(str::trim);
+    tokens.filter(|token| !usual(token.as_bytes())).map(str::to_ascii_lowercase).collect()
 }
 
 /// The raw path and query. Origin-form is taken as the bytes that came; other forms by their parsed URI.
@@ -98,13 +101,19 @@ pub fn is_host(host: &str) -> bool {
             Some((address, port)) if address.parse::<std::net::Ipv6Addr>().is_ok() => ("v6", port),
             Some(_) | None => return false,
         },
-        None => host.find(':').map_or((host, ""), |at| host.split_at(at)),
+        None => host.bytes().position(|b| b == b':').map_or((host, ""), |at| host.split_at(at)),
     };
-    let name_fits = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'));
-    let label_fits = !name.is_empty() && !name.starts_with('.') && !name.contains("..");
+    // As if a dot came before it: a name begins with none, and has no two in a row.
+    let mut last = b'.';
+    for byte in name.bytes() {
+        match byte {
+            b'.' if last == b'.' => return false,
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'.' => last = byte,
+            _ => return false,
+        }
+    }
     let is_port = |port: &str| port.bytes().all(|b| b.is_ascii_digit()) && port.parse::<u16>().is_ok();
-    let port_fits = port.is_empty() || port.strip_prefix(':').is_some_and(is_port);
-    name_fits && label_fits && port_fits
+    !name.is_empty() && (port.is_empty() || port.strip_prefix(':').is_some_and(is_port))
 }
 
 /// A websocket handshake: the only upgrade there is. Anything else that says `Upgrade` is an ordinary request.
@@ -114,9 +123,9 @@ pub fn is_websocket(request: &RequestHeader) -> bool {
     let bodyless = !request.headers.contains_key(header::CONTENT_LENGTH)
         && !request.headers.contains_key(header::TRANSFER_ENCODING);
     request.version == Version::HTTP_11
+        && request.method == http::Method::GET
         && bodyless
         && request.headers.contains_key(header::SEC_WEBSOCKET_KEY)
-        && request.method == http::Method::GET
         && text(header::UPGRADE).eq_ignore_ascii_case("websocket")
         && connection
             .flat_map(|line| line.split(','))
@@ -125,9 +134,9 @@ pub fn is_websocket(request: &RequestHeader) -> bool {
 
 /// Messages over one long body.
 pub fn is_grpc(request: &RequestHeader) -> bool {
-    let kind = request.headers.get(header::CONTENT_TYPE);
+    let kind = || request.headers.get(header::CONTENT_TYPE);
     request.version == Version::HTTP_2
-        && kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
+        && kind().is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// The facts of a request. `path` comes apart because the framework may have rewritten the URI's own.
@@ -149,13 +158,6 @@ pub fn facts<'a>(
         listener,
         claims: None,
     }
-}
-
-/// Bytes of the head as HTTP/1.1 would carry them: what `limits.header_bytes` counts.
-pub fn head_bytes(request: &RequestHeader) -> u64 {
-    let fields: usize =
-        request.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
-    (request.raw_path().len() + fields) as u64
 }
 
 #[cfg(test)]

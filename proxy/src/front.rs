@@ -16,6 +16,7 @@ use pingora_core::protocols::{ALPN, Peek, Stream};
 use pingora_core::server::ShutdownWatch;
 use pingora_http::ResponseHeader;
 use pingora_proxy::HttpProxy;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -84,10 +85,12 @@ impl Edge {
             // In a box of its own: every connection would have room for it.
             return Box::pin(front.refuse(ServerSession::new_http1(wire))).await;
         };
-        let mut closing = front.shared.leaving.resting();
+        let mut resting = front.shared.leaving.resting();
+        let mut closing = pin!(resting.changed());
+        let mut timer = pin!(tokio::time::sleep(limits.header_time));
         let (mut rest, mut settings) = (limits.header_time, None::<HttpPersistentSettings>);
         loop {
-            if wire.wait_for_head(rest, limits, &mut closing).await == Waited::Over {
+            if wire.wait_for_head(rest, limits, timer.as_mut(), closing.as_mut()).await == Waited::Over {
                 return;
             }
             if wire.is_http2() {

@@ -3,6 +3,7 @@
 //! Input: a compiled table with its running backends, and the kill switches. Output: `Live`, loaded once per request.
 //! Must not: be changed in place; a response never comes from two rule sets.
 
+use crate::attribution::Attributions;
 use crate::callers::Callers;
 use crate::ceiling::CeilingGuard;
 use crate::evidence::{Evidence, Kept};
@@ -43,6 +44,7 @@ pub struct Serving {
     pub limits: Vec<Option<Limit>>,
     /// How the connections of each egress rule are made, in the order of `table.egress`.
     pub ways: Vec<Way>,
+    pub attributions: Attributions,
     /// For each listener of the settings that speaks HTTP, its egress rules; where there are any, requests need one.
     pub exits: Vec<Vec<Exit>>,
 }
@@ -77,6 +79,8 @@ impl Limit {
     }
 }
 
+type Losses = [OnceLock<IntCounter>; Loss::ALL.len()];
+
 /// What a route needs while it runs.
 #[derive(Default)]
 pub struct RouteRuntime {
@@ -92,7 +96,7 @@ pub struct RouteRuntime {
     /// Requests that its ceiling has sent to legacy.
     pub over_ceiling: AtomicU64,
     /// Copies lost, by cause; each made with the first.
-    lost: [OnceLock<IntCounter>; Loss::ALL.len()],
+    lost: OnceLock<Box<Losses>>,
     /// What its functions have used, by `Side::index`; made with the first report.
     usage: [OnceLock<Box<Usage>>; 2],
     /// Millionths of a retry that may be spent; see `RouteRuntime::may_retry`.
@@ -116,7 +120,7 @@ impl RouteRuntime {
         self.evidence().lose(loss);
         let count =
             || metrics.shadow_dropped.with_label_values(&[self.metrics.name(metrics, route), loss.as_str()]);
-        self.lost[loss as usize].get_or_init(count).inc();
+        self.lost.get_or_init(Box::default)[loss as usize].get_or_init(count).inc();
     }
 
     pub fn evidence(&self) -> &Evidence {
@@ -218,5 +222,17 @@ impl LiveTable {
     pub fn bury(&self) {
         let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
         retired.retain(|live| Arc::strong_count(live) > 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_route_that_nobody_asks_for_is_small() {
+        // There may be 100,000 of them.
+        let bytes = size_of::<RouteRuntime>() + size_of::<Route>();
+        assert!(bytes <= 800, "{} + {}", size_of::<RouteRuntime>(), size_of::<Route>());
     }
 }

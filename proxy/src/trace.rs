@@ -5,12 +5,12 @@
 //! "Tracing header" (`Root=1-<8 hex of seconds>-<24 hex>;Parent=<16 hex>;Sampled=0|1`, beside fields of AWS's own: `Lineage`, `Self`).
 
 use banyan_routes::ids::{PPM, SharePpm};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderValue};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-pub const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-pub const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-pub const XRAY: HeaderName = HeaderName::from_static("x-amzn-trace-id");
+pub const TRACEPARENT: &str = "traceparent";
+pub const TRACESTATE: &str = "tracestate";
+pub const XRAY: &str = "x-amzn-trace-id";
 
 /// Longer ones are not AWS's; their other fields are left out.
 const XRAY_MAX: usize = 512;
@@ -30,7 +30,7 @@ impl Trace {
     /// Continues the client's trace, or begins one, of which `share` is sampled.
     pub fn begin(headers: Option<&HeaderMap>, share: SharePpm) -> Trace {
         let header = |name| headers.and_then(|headers| headers.get(name)).map(HeaderValue::as_bytes);
-        let span_id = rand::random();
+        let span_id = new_span();
         if let Some((trace_id, parent, sampled)) = header(TRACEPARENT).and_then(parse) {
             return Trace { trace_id, span_id, parent: Some(parent), sampled, from_w3c: true };
         }
@@ -39,7 +39,7 @@ impl Trace {
         {
             return Trace { trace_id, span_id, parent: xray.parent, sampled: xray.sampled, from_w3c: false };
         }
-        let mut trace_id: [u8; 16] = rand::random();
+        let mut trace_id = rand::random::<u128>().to_be_bytes();
         // X-Ray takes only ids that begin with the time.
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         trace_id[..4].copy_from_slice(&(now as u32).to_be_bytes());
@@ -65,7 +65,7 @@ impl Trace {
 
     /// The same trace, another span below this one.
     pub fn child(&self) -> Trace {
-        Trace { span_id: rand::random(), parent: Some(self.span_id), ..*self }
+        Trace { span_id: new_span(), parent: Some(self.span_id), ..*self }
     }
 
     /// The trace id in 32 hex digits: the id that stands in error bodies and in the log.
@@ -113,6 +113,11 @@ impl Trace {
         }
         HeaderValue::from_bytes(&text[..length]).unwrap_or(HeaderValue::from_static(""))
     }
+}
+
+/// Drawn as one number: an array is drawn byte by byte.
+fn new_span() -> [u8; 8] {
+    rand::random::<u64>().to_be_bytes()
 }
 
 /// What an X-Ray header says; a part that is not well-formed is as if it were absent.
@@ -202,13 +207,17 @@ fn parse(value: &[u8]) -> Option<([u8; 16], [u8; 8], bool)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use http::HeaderName;
 
     const PARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     const ROOT: &str = "Root=1-5759e988-bd862e3fe1be46a994272793";
 
-    fn begun(headers: &[(HeaderName, &str)]) -> Trace {
+    fn begun(headers: &[(&'static str, &str)]) -> Trace {
         let value = |text: &str| HeaderValue::from_str(text).expect("header");
-        let map = headers.iter().map(|(name, text)| (name.clone(), value(text))).collect::<HeaderMap>();
+        let map = headers
+            .iter()
+            .map(|(name, text)| (HeaderName::from_static(name), value(text)))
+            .collect::<HeaderMap>();
         Trace::begin(Some(&map), SharePpm::ZERO)
     }
 

@@ -12,12 +12,12 @@ pub fn cohort_seed(name: &str) -> u64 {
     xxh3_64(name.as_bytes())
 }
 
-/// The bucket of `key` in the cohort with this seed.
 /// Of a key that is no user's: which place it has in a table of limits.
 pub fn key_hash(seed: u64, key: &[u8]) -> u64 {
     xxh3_64_with_seed(key, seed)
 }
 
+/// The bucket of `key` in the cohort with this seed.
 pub fn bucket(seed: u64, key: &[u8]) -> u32 {
     (xxh3_64_with_seed(key, seed) % u64::from(PPM)) as u32
 }

@@ -3,6 +3,7 @@
 //! Input: a route, its cohort, what the state says, and the request. Output: `Decision`, or why nobody may answer. Must
 //! not: read a clock or make randomness; both come in as arguments.
 
+use crate::address::AddressText;
 use crate::bucket::bucket;
 use crate::file::Effects;
 use crate::ids::{SharePpm, Side};
@@ -61,6 +62,14 @@ impl Reason {
     pub fn index(self) -> usize {
         self as usize
     }
+}
+
+/// Places in arrays by decision: 2 sides x 9 reasons, and one for what was answered without any.
+pub const SLOTS: usize = Side::ALL.len() * Reason::ALL.len() + 1;
+
+/// The place of a decision.
+pub fn slot(decision: Option<(Side, Reason)>) -> usize {
+    decision.map_or(SLOTS - 1, |(side, reason)| side.index() * Reason::ALL.len() + reason.index())
 }
 
 impl fmt::Display for Reason {
@@ -157,7 +166,9 @@ pub fn value_of<'a>(source: &KeySource, facts: &RequestFacts<'a>) -> Option<Cow<
         KeySource::Header(name) => Cow::Borrowed(facts.headers.get(name.as_str())?.as_bytes()),
         KeySource::Query(key) => Cow::Borrowed(facts.query(key)?.as_bytes()),
         KeySource::ClientVpce => Cow::Borrowed(facts.endpoint?.as_bytes()),
-        KeySource::ClientIp => Cow::Owned(facts.client_ip?.to_canonical().to_string().into_bytes()),
+        KeySource::ClientIp => {
+            Cow::Owned(AddressText::of(facts.client_ip?.to_canonical()).as_bytes().to_vec())
+        }
         // A claim counts only once its token has been verified.
         KeySource::Jwt(name) => match facts.claims?.text(name)? {
             Cow::Borrowed(text) => Cow::Borrowed(text.as_bytes()),

@@ -8,6 +8,7 @@
 //! Modules stand in reading order, and a file uses only files above it.
 
 pub mod ids;
+pub mod address;
 pub mod units;
 pub mod terms;
 pub mod forms;

@@ -257,8 +257,10 @@ impl<'m, G: Fn(Entry) -> &'m Matcher> Search<'_, '_, G> {
 
     /// The children for the first segment of `rest`: the literal one, then the parameter.
     fn children<'p>(&self, node: u32, rest: &'p str) -> ([Option<u32>; 2], Option<&'p str>) {
-        let (segment, rest) =
-            rest.split_once('/').map_or((rest, None), |(segment, rest)| (segment, Some(rest)));
+        let (segment, rest) = match memchr::memchr(b'/', rest.as_bytes()) {
+            Some(at) => (&rest[..at], Some(&rest[at + 1..])),
+            None => (rest, None),
+        };
         let literal = self.index.edges.get(&EdgeRef { parent: node, segment }).copied();
         let param =
             Some(self.index.nodes[node as usize].param).filter(|param| *param != 0 && !segment.is_empty());

@@ -52,14 +52,15 @@ async def slow_server(port):
     await server.serve_forever()
 
 
-def nginx(folder, shadow, legacy, port_of_shadow):
+def nginx(folder, shadow, legacy, port_of_shadow, alone=False):
     port = lease()
     mirrored = "" if shadow == "none" else "mirror /m;"
     servers = (
         f"upstream u {{ server 127.0.0.1:{legacy}; keepalive 1024; keepalive_requests 1000000000; }}\nupstream s {{ server 127.0.0.1:{port_of_shadow}; keepalive 1024; keepalive_requests 1000000000; }}\n"
         f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host;\n'
         f"server {{ listen 127.0.0.1:{port} backlog=8192; location / {{ {mirrored} proxy_pass http://u; }} location = /m {{ internal; proxy_pass http://s$request_uri; }} }}")
-    return Running(f"nginx-{shadow}", nginx_conf(folder, f"nginx-{shadow}", servers), port, PROXY_CORE, folder)
+    args = [*nginx_conf(folder, f"nginx-{shadow}", servers), *(["-g", "master_process off;"] if alone else [])]
+    return Running(f"nginx-{shadow}", args, port, PROXY_CORE, folder)
 
 
 def nginx_manual(folder, shadow, legacy, port_of_shadow):

@@ -15,6 +15,7 @@ import time
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 BANYAN = TARGET / "release" / "banyan"
+BARE = TARGET / "release" / "bare-pingora"
 VENV = pathlib.Path(os.environ.get("BANYAN_VENV", ROOT / "tests/.venv"))
 PROXY_CORE, LOAD_CORE = ("0", "1") if (os.cpu_count() or 1) > 1 else ("0", "0")
 
@@ -83,20 +84,32 @@ def upstream(folder):
     port = lease()
     www = folder / "www"
     www.mkdir()
-    (www / "1k").write_bytes(b"a" * 1024)
+    body = "a" * 1024
+    (www / "1k").write_text(body)
     (www / "64k").write_bytes(b"a" * 65536)
     temp = "".join(f"{kind}_temp_path {folder}/u-{kind};" for kind in ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"])
     user = "user root;" if os.geteuid() == 0 else ""
     (folder / "up.conf").write_text(
         f"{user} daemon off; worker_processes 1; pid {folder}/up.pid; error_log {folder}/up.err; events {{ worker_connections 16384; }}\n"
         f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; sendfile on; tcp_nodelay on; {temp} open_file_cache max=10; default_type text/plain;\n"
-        f"server {{ listen 127.0.0.1:{port} backlog=8192; root {www}; location = /64k {{ }} location / {{ try_files /1k =404; }} }} }}\n"
+        f"server {{ listen 127.0.0.1:{port} backlog=8192; root {www}; location = /64k {{ }} location = /post {{ return 200 {body}; }} location / {{ try_files /1k =404; }} }} }}\n"
     )
     return Running("upstream", ["nginx", "-c", folder / "up.conf"], port, LOAD_CORE, folder)
 
 
-def nginx(folder, up, routes, version=0):
-    port = lease()
+def ports(running, tls, h2):
+    running.tls_port, running.h2_port = tls, h2
+    return running
+
+
+def nginx(folder, up, routes, version=0, alone=False, tls=None, h2=False):
+    """`alone`: one process, without a master. `tls`: a certificate's files; `h2`: HTTP/2 without TLS; on listeners of their own."""
+    port, tls_port, h2_port = lease(), lease(), lease()
+    listen = f"listen 127.0.0.1:{port} backlog=8192;"
+    if tls:
+        listen += f" listen 127.0.0.1:{tls_port} ssl backlog=8192; ssl_certificate {tls}.crt; ssl_certificate_key {tls}.key;"
+    if h2:
+        listen += f" listen 127.0.0.1:{h2_port} http2 backlog=8192;"
     conf = folder / "nginx.conf"
 
     def write(version):
@@ -105,19 +118,21 @@ def nginx(folder, up, routes, version=0):
         locations = "".join(f"location /svc{n}/ {{ proxy_pass http://u; }}\n" for n in range(routes))
         conf.write_text(
             f"{user} daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/nginx.err; events {{ worker_connections 16384; }}\n"
-            f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; tcp_nodelay on; {temp}\n"
+            f"http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 3600s; http2_max_requests 1000000000; tcp_nodelay on; {temp}\n"
             f"upstream u {{ server 127.0.0.1:{up}; keepalive 1024; keepalive_requests 1000000000; keepalive_timeout 3600s; }}\n"
             f'proxy_http_version 1.1; proxy_set_header Connection ""; proxy_set_header Host $host; proxy_buffer_size 16k; proxy_buffers 16 16k; proxy_busy_buffers_size 64k;\n'
-            f"server {{ listen 127.0.0.1:{port} backlog=8192; add_header x-rule {version} always;\n{locations}location / {{ proxy_pass http://u; }} }} }}\n"
+            f"server {{ {listen} add_header x-rule {version} always;\n{locations}location / {{ proxy_pass http://u; }} }} }}\n"
         )
 
     write(version)
-    running = Running("nginx", ["nginx", "-c", conf], port, PROXY_CORE, folder)
-    return running, lambda v: (write(v), os.kill(running.process.pid, signal.SIGHUP))
+    running = Running("nginx", ["nginx", "-c", conf, *(["-g", "master_process off;"] if alone else [])], port, PROXY_CORE, folder)
+    return ports(running, tls_port, h2_port), lambda v: (write(v), os.kill(running.process.pid, signal.SIGHUP))
 
 
-def haproxy(folder, up, routes, version=0):
-    port = lease()
+def haproxy(folder, up, routes, version=0, alone=False, tls=None, h2=False):
+    port, tls_port, h2_port = lease(), lease(), lease()
+    more = f"  bind 127.0.0.1:{tls_port} ssl crt {tls}.pem backlog 8192\n" if tls else ""
+    more += f"  bind 127.0.0.1:{h2_port} proto h2 backlog 8192\n" if h2 else ""
     conf = folder / "haproxy.cfg"
     (folder / "haproxy.map").write_text("".join(f"/svc{n}/ b\n" for n in range(routes)))
 
@@ -125,18 +140,18 @@ def haproxy(folder, up, routes, version=0):
         conf.write_text(
             "global\n  nbthread 1\n  maxconn 9000\ndefaults\n  mode http\n  timeout connect 5s\n  timeout client 3600s\n  timeout server 60s\n"
             "  timeout http-keep-alive 3600s\n  http-reuse always\n"
-            f"frontend f\n  bind 127.0.0.1:{port} backlog 8192\n  http-response set-header x-rule {version}\n"
+            f"frontend f\n  bind 127.0.0.1:{port} backlog 8192\n{more}  http-response set-header x-rule {version}\n"
             f"  use_backend %[path,map_beg({folder}/haproxy.map,b)]\n"
             f"backend b\n  server s 127.0.0.1:{up} pool-max-conn -1 pool-purge-delay 3600s\n"
         )
 
     write(version)
-    running = Running("haproxy", ["haproxy", "-W", "-db", "-f", conf], port, PROXY_CORE, folder)
-    return running, lambda v: (write(v), os.kill(running.process.pid, signal.SIGUSR2))
+    running = Running("haproxy", ["haproxy", *([] if alone else ["-W"]), "-db", "-f", conf], port, PROXY_CORE, folder)
+    return ports(running, tls_port, h2_port), lambda v: (write(v), os.kill(running.process.pid, signal.SIGUSR2))
 
 
-def envoy(folder, up, routes, version=0):
-    port = lease()
+def envoy(folder, up, routes, version=0, tls=None, h2=False):
+    port, tls_port, h2_port = lease(), lease(), lease()
     rds = folder / "rds"
     rds.mkdir(exist_ok=True)
 
@@ -154,16 +169,24 @@ def envoy(folder, up, routes, version=0):
     write(version)
     manager = {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
-        "stat_prefix": "h", "codec_type": "HTTP1", "generate_request_id": False,
+        "stat_prefix": "h", "codec_type": "AUTO" if h2 else "HTTP1", "generate_request_id": False,
         "http_filters": [{"name": "envoy.filters.http.router", "typed_config": {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router", "suppress_envoy_headers": True}}],
         "rds": {"route_config_name": "r", "config_source": {"path_config_source": {"path": str(rds / "rds.json")}}},
     }
     address = lambda p: {"socket_address": {"address": "127.0.0.1", "port_value": p}}
     many = 100000
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    listeners = [{"name": "l", "address": address(port), "filter_chains": [chain]}]
+    if h2:
+        listeners.append({"name": "h2", "address": address(h2_port), "filter_chains": [chain]})
+    if tls:
+        context = {"@type": "type.googleapis.com/envoy.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+                   "common_tls_context": {"tls_certificates": [{"certificate_chain": {"filename": f"{tls}.crt"}, "private_key": {"filename": f"{tls}.key"}}]}}
+        listeners.append({"name": "tls", "address": address(tls_port), "filter_chains": [{**chain, "transport_socket": {"name": "envoy.transport_sockets.tls", "typed_config": context}}]})
     config = {
         "node": {"id": "n", "cluster": "c"},
         "static_resources": {
-            "listeners": [{"name": "l", "address": address(port), "filter_chains": [{"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}]}],
+            "listeners": listeners,
             "clusters": [{
                 "name": "u", "type": "STATIC", "connect_timeout": "5s",
                 "circuit_breakers": {"thresholds": [{"max_connections": many, "max_pending_requests": many, "max_requests": many}]},
@@ -174,11 +197,11 @@ def envoy(folder, up, routes, version=0):
     (folder / "envoy.json").write_text(json.dumps(config))
     binary = next(VENV.glob("lib/python3*/site-packages/envoy/_bin/envoy"))
     args = [binary, "-c", folder / "envoy.json", "--concurrency", "1", "--disable-hot-restart", "-l", "error"]
-    return Running("envoy", args, port, PROXY_CORE, folder), write
+    return ports(Running("envoy", args, port, PROXY_CORE, folder), tls_port, h2_port), write
 
 
-def banyan(folder, up, routes, version=0, log="off", env=None):
-    port, admin = lease(), lease()
+def banyan(folder, up, routes, version=0, log="off", env=None, tls=None, h2=False, threads=1, core=PROXY_CORE):
+    port, admin, tls_port, h2_port = lease(), lease(), lease(), lease()
     rules = folder / "rules"
     shutil.rmtree(rules, ignore_errors=True)
     rules.mkdir()
@@ -196,9 +219,26 @@ def banyan(folder, up, routes, version=0, log="off", env=None):
 
     write(version)
     access = log if log == "off" else str(folder / "access.log")
-    (folder / "settings.yaml").write_text(f"version: 1\nthreads: 1\nlogs: {{access: {access}}}\nattribution_header: true\n")
-    args = [BANYAN, "run", "--rules", rules, "--settings", folder / "settings.yaml", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}", "--state", folder / "state"]
-    return Running("banyan", args, port, PROXY_CORE, folder, env), write
+    listeners = [f'{{name: plain, address: "127.0.0.1:{port}"}}']
+    if tls:
+        listeners.append(f'{{name: tls, address: "127.0.0.1:{tls_port}", tls: {{cert: {tls}.crt, key: {tls}.key}}}}')
+    if h2:
+        listeners.append(f'{{name: h2, address: "127.0.0.1:{h2_port}", h2c: true}}')
+    (folder / "settings.yaml").write_text(
+        f"version: 1\nthreads: {threads}\nlogs: {{access: {access}}}\nattribution_header: true\nlisteners: [{', '.join(listeners)}]\n")
+    args = [BANYAN, "run", "--rules", rules, "--settings", folder / "settings.yaml", "--admin", f"127.0.0.1:{admin}", "--state", folder / "state"]
+    return ports(Running("banyan", args, port, core, folder, env), tls_port, h2_port), write
+
+
+def bare(folder, up, _routes, tls=None, h2=False):
+    """The framework alone. It has no rules."""
+    port, tls_port, h2_port = lease(), lease(), lease()
+    args = [BARE, f"127.0.0.1:{port}", f"127.0.0.1:{up}"]
+    if tls:
+        args += ["--tls", f"127.0.0.1:{tls_port}", f"{tls}.crt", f"{tls}.key"]
+    if h2:
+        args += ["--h2c", f"127.0.0.1:{h2_port}"]
+    return ports(Running("bare", args, port, PROXY_CORE, folder), tls_port, h2_port), lambda v: None
 
 
 PEERS = {"nginx": nginx, "haproxy": haproxy, "envoy": envoy, "banyan": banyan}

@@ -69,22 +69,24 @@ impl Client {
         Client { connector: Connector::new(Some(ConnectorOptions::new(pool))) }
     }
 
-    /// `send`, once more over a new connection when a resting one turns out to be closed; for requests that may be sent twice.
+    /// `send`, once more over a new connection when a resting one turns out to be closed; for requests that may be sent twice. `head` is
+    /// asked for the head each time, so that nobody keeps a copy for a second time that hardly ever comes.
     pub async fn send_safe(
         &self,
         cap: Option<&Arc<Cap>>,
-        peer: HttpPeer,
-        head: RequestHeader,
+        peer: &HttpPeer,
+        mut head: impl FnMut() -> Result<RequestHeader>,
         body: Bytes,
     ) -> Result<Answer, Failed> {
-        // Others that rest may have been closed with it.
-        for _ in 0..STALE_MAX {
-            match self.send_within(cap, peer.clone(), head.clone(), body.clone()).await {
-                Err(failed) if failed.reused => {}
+        let mut tries = 0;
+        loop {
+            let head = head().map_err(|error| Failed { error, sent: false, reused: false })?;
+            match self.send_within(cap, peer.clone(), head, body.clone()).await {
+                // Others that rest may have been closed with it.
+                Err(failed) if failed.reused && tries < STALE_MAX => tries += 1,
                 result => return result,
             }
         }
-        self.send_within(cap, peer, head, body).await
     }
 
     /// Sends and waits for the final answer's head. Timeouts are the peer's.

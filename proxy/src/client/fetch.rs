@@ -62,7 +62,8 @@ pub async fn fetch(
         }
         _ => Unfetched::Other(format!("{authority}: {error}")),
     };
-    let answer = client.send_safe(None, peer, head, body).await.map_err(|it| failed(it.error))?;
+    let answer =
+        client.send_safe(None, &peer, || Ok(head.clone()), body).await.map_err(|it| failed(it.error))?;
     let (status, headers) = (answer.head.status, answer.head.headers.clone());
     let body = answer.whole(client, ANSWER_MAX).await.map_err(failed)?;
     Ok((status, headers, body))

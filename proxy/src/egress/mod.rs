@@ -7,7 +7,7 @@ mod ask;
 mod hello;
 mod through;
 
-use crate::access_log::Line;
+use crate::access_log::{Line, key};
 use crate::arrival::arrive;
 use crate::caps::{Full, Permit, WHOLE};
 use crate::certificates::{HotCertificate, subject};
@@ -308,13 +308,13 @@ impl Tunnel<'_> {
         metrics.egress.bytes.with_label_values(&[&*reached.rule, "up"]).inc_by(up);
         metrics.egress.bytes.with_label_values(&[&*reached.rule, "down"]).inc_by(passed.down);
         let mut line = self.line(caller);
-        line.text("rule", &reached.rule);
-        line.text("server.address", &reached.host);
-        line.text("backend.address", &reached.address.to_string());
-        line.number("bytes.up", up);
-        line.number("bytes.down", passed.down);
+        line.text(key!("rule"), &reached.rule);
+        line.text(key!("server.address"), &reached.host);
+        line.clean(key!("backend.address"), reached.address.to_string());
+        line.number(key!("bytes.up"), up);
+        line.number(key!("bytes.down"), passed.down);
         if passed.idle {
-            line.text("cause", "egress_idle");
+            line.text(key!("cause"), "egress_idle");
         }
         self.exit.egress.shared.log.send(line.end());
     }
@@ -324,27 +324,27 @@ impl Tunnel<'_> {
         shared.metrics.refused.with_label_values(&[refused.cause]).inc();
         let mut line = self.line(caller);
         if let Some(rule) = &refused.rule {
-            line.text("rule", rule);
+            line.text(key!("rule"), rule);
         }
         if !target.is_empty() {
-            line.text("server.address", target);
+            line.text(key!("server.address"), target);
         }
         if refused.status > 0 {
-            line.number("http.response.status_code", u64::from(refused.status));
+            line.number(key!("http.response.status_code"), u64::from(refused.status));
         }
-        line.text("cause", refused.cause);
+        line.text(key!("cause"), refused.cause);
         shared.log.send(line.end());
     }
 
     fn line(&self, caller: &Caller) -> Line {
         let mut line = Line::new();
-        line.seconds("time", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-        line.text("listener", &self.exit.listener.name);
-        line.text("client.address", &caller.address.map(|it| it.to_string()).unwrap_or_default());
+        line.seconds(key!("time"), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        line.text(key!("listener"), &self.exit.listener.name);
+        line.clean(key!("client.address"), caller.address.map(|it| it.to_string()).unwrap_or_default());
         if let Some(endpoint) = &caller.endpoint {
-            line.text("client.vpce", endpoint);
+            line.text(key!("client.vpce"), endpoint);
         }
-        line.seconds("duration", self.begun.elapsed());
+        line.seconds(key!("duration"), self.begun.elapsed());
         line
     }
 }

@@ -3,9 +3,8 @@
 //! Input: the context, and the error if there was one. Output: metrics and one access log line. Must not: block: the
 //! connection is not reused before this returns.
 
-use crate::access_log::{Line, NAME_MAX, PATH_MAX, cut};
+use crate::access_log::{Line, NAME_MAX, PATH_MAX, cut, key};
 use crate::context::Context;
-use crate::facts::head_bytes;
 use crate::hooks::fail;
 use crate::metrics::{NONE, Seen};
 use crate::proxy::Shared;
@@ -142,6 +141,7 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
         decision: decision.clone(),
         client: ctx.client,
         public_host: ctx.public_host.clone(),
+        brings: ctx.brings,
         trace: ctx.trace,
         shadow: ctx.trace.child(),
         head: session.req_header().clone(),
@@ -168,72 +168,73 @@ fn line(
     let request = session.req_header();
     let mut line = Line::new();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    line.seconds("time", now);
-    line.text("trace_id", std::str::from_utf8(&ctx.trace.id()).unwrap_or_default());
-    line.text("span_id", std::str::from_utf8(&ctx.trace.span()).unwrap_or_default());
+    line.seconds(key!("time"), now);
+    line.clean(key!("trace_id"), ctx.trace.id());
+    line.clean(key!("span_id"), ctx.trace.span());
     if let Some(shadow) = shadow {
-        line.text("shadow_id", std::str::from_utf8(&shadow.span()).unwrap_or_default());
+        line.clean(key!("shadow_id"), shadow.span());
     }
-    line.text("http.request.method", request.method.as_str());
+    line.text(key!("http.request.method"), request.method.as_str());
     let target = String::from_utf8_lossy(request.raw_path());
-    line.text("url.path", cut(split_target(&target).0, PATH_MAX));
-    line.text("url.scheme", ctx.client.scheme());
-    line.text("server.address", cut(&ctx.public_host, NAME_MAX));
-    line.text("network.protocol.version", version(request.version));
-    line.plain("client.address", ctx.client.address);
+    line.text(key!("url.path"), cut(split_target(&target).0, PATH_MAX));
+    line.clean(key!("url.scheme"), ctx.client.scheme());
+    line.text(key!("server.address"), cut(&ctx.public_host, NAME_MAX));
+    line.clean(key!("network.protocol.version"), version(request.version));
+    line.address(key!("client.address"), ctx.client.address);
     if let Some(endpoint) = &ctx.endpoint {
-        line.text("client.vpce", endpoint);
+        line.text(key!("client.vpce"), endpoint);
     }
     let agent =
         request.headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
     if let Some(agent) = agent {
-        line.text("user_agent.original", cut(&agent, NAME_MAX));
+        line.text(key!("user_agent.original"), cut(&agent, NAME_MAX));
     }
-    line.text("listener", shared.settings.listeners.get(ctx.listener).map_or("", |listener| &listener.name));
-    line.number("http.response.status_code", u64::from(ctx.status));
+    let listener = shared.settings.listeners.get(ctx.listener).map_or("", |listener| &listener.name);
+    line.clean(key!("listener"), listener);
+    line.number(key!("http.response.status_code"), u64::from(ctx.status));
     if let Some(route) = ctx.route() {
-        line.text("route", &route.id);
-        line.text("stage", route.stage.as_str());
+        line.clean(key!("route"), route.id.as_bytes());
+        line.clean(key!("stage"), route.stage.as_str());
     }
     if let Some(decision) = &ctx.decision {
-        line.text("side", decision.side.as_str());
-        line.text("reason", decision.reason.as_str());
+        line.clean(key!("side"), decision.side.as_str());
+        line.clean(key!("reason"), decision.reason.as_str());
         if let Some(bucket) = decision.bucket {
-            line.number("bucket", u64::from(bucket));
+            line.number(key!("bucket"), u64::from(bucket));
         }
     }
     if let Some(sent) = &ctx.sent {
-        line.text("backend", &sent.backend.definition.id);
-        line.plain("backend.address", sent.endpoint.address);
+        line.clean(key!("backend"), sent.backend.definition.id.as_bytes());
+        line.clean(key!("backend.address"), sent.endpoint.text.as_bytes());
     }
     if let Some(live) = &ctx.live {
-        line.text("revision", live.serving.table.revision.as_str());
+        line.clean(key!("revision"), live.serving.table.revision.as_str());
     }
-    line.seconds("duration", elapsed);
+    line.seconds(key!("duration"), elapsed);
     if let Some(first_byte) = ctx.first_byte {
-        line.seconds("first_byte", first_byte);
+        line.seconds(key!("first_byte"), first_byte);
     }
-    line.number("http.request.header.size", head_bytes(request));
-    line.number("http.request.body.size", ctx.request_bytes);
-    line.number("http.response.body.size", ctx.response_bytes);
+    line.number(key!("http.request.header.size"), ctx.brings.bytes);
+    line.number(key!("http.request.body.size"), ctx.request_bytes);
+    line.number(key!("http.response.body.size"), ctx.response_bytes);
     if ctx.tries > 1 {
-        line.number("tries", u64::from(ctx.tries));
+        line.number(key!("tries"), u64::from(ctx.tries));
     }
     if ctx.upgrade {
-        line.flag("upgrade");
+        line.flag(key!("upgrade"));
     }
     if let Some(report) = &ctx.report {
-        line.seconds("faas.billed", report.billed);
+        line.seconds(key!("faas.billed"), report.billed);
         if let Some(init) = report.init {
-            line.seconds("faas.init", init);
-            line.flag("faas.coldstart");
+            line.seconds(key!("faas.init"), init);
+            line.flag(key!("faas.coldstart"));
         }
     }
     if let Some(cause) = ctx.cause {
-        line.text("cause", cause);
+        line.clean(key!("cause"), cause);
     }
     if let Some(detail) = &ctx.detail {
-        line.text("detail", detail);
+        line.text(key!("detail"), detail);
     }
     line.end()
 }

@@ -2,9 +2,10 @@
 //!
 //! Input: the head, in either protocol, and what the wire has found. Output: nothing, or a status and a cause. Must not: repair.
 
+use crate::brings::{Brings, Header};
 use crate::certificates::CameFor;
 use crate::claims;
-use crate::facts::{self, head_bytes};
+use crate::facts;
 use crate::settings::Limits;
 use crate::wire;
 use banyan_routes::request::bare_host;
@@ -15,7 +16,7 @@ use pingora_proxy::Session;
 
 type Refusal = (u16, &'static str);
 
-pub fn refusal(limits: &Limits, session: &Session) -> Option<Refusal> {
+pub fn refusal(limits: &Limits, session: &Session, brings: Brings) -> Option<Refusal> {
     if let Some(fault) = wire::fault() {
         return Some(fault.answer());
     }
@@ -23,14 +24,24 @@ pub fn refusal(limits: &Limits, session: &Session) -> Option<Refusal> {
     if request.headers.len() > limits.headers {
         return Some((431, "too_many_headers"));
     }
-    if head_bytes(request) > limits.header_bytes {
+    if brings.bytes > limits.header_bytes {
         return Some((431, "headers_too_large"));
     }
     // In HTTP/1 the wire has seen to it; this is for HTTP/2.
     if request.version == Version::HTTP_2 && !is_sound(request) {
         return Some((400, "malformed_head"));
     }
-    framing(request, limits).or_else(|| nominations(request)).or_else(|| expected(request))
+    if brings.has(Header::ContentLength)
+        && let Some(refusal) = framing(request, limits)
+    {
+        return Some(refusal);
+    }
+    if brings.has(Header::Connection)
+        && let Some(refusal) = nominations(request)
+    {
+        return Some(refusal);
+    }
+    if brings.has(Header::Expect) { expected(request) } else { None }
 }
 
 /// A target of printable bytes, and an authority or a host.
@@ -69,11 +80,10 @@ fn expected(request: &RequestHeader) -> Option<Refusal> {
     (!known).then_some((417, "expectation"))
 }
 
-/// An expectation about a body that does not come, or from a client that cannot have one, is nothing to pass on.
+/// An expectation about a body that does not come, or from a client that cannot have one, is nothing to pass on. For requests that bring one.
 pub fn expectation(session: &mut Session) {
     let request = session.req_header();
-    let awaited = request.version > Version::HTTP_10 && has_body(request);
-    if !awaited && request.headers.contains_key(header::EXPECT) {
+    if request.version <= Version::HTTP_10 || !has_body(request) {
         session.req_header_mut().remove_header(&header::EXPECT);
     }
 }

@@ -5,6 +5,7 @@
 
 use crate::answers::{answer, refuse};
 use crate::authorizers::Refused as Unverified;
+use crate::brings::{Brings, Header};
 use crate::claims;
 use crate::context::Context;
 use crate::facts::{self, Client, facts, target};
@@ -40,17 +41,19 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// `Ok(true)`: answered here.
 pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> Result<bool> {
     identify(shared, session, ctx);
-    let underscores = shared.settings.underscore_headers;
-    claims::strip(session.req_header_mut(), ctx.client.trusted, underscores);
-    match hygiene::refusal(&shared.settings.limits, session) {
+    match hygiene::refusal(&shared.settings.limits, session, ctx.brings) {
         Some((status, cause)) => {
             refuse(session, ctx, status, cause, true).await?;
             return Ok(true);
         }
         None => match chosen(shared, session, ctx).await {
             Next::Forward => {
-                session.req_header_mut().remove_header(OVERRIDE_HEADER);
-                hygiene::expectation(session);
+                if ctx.brings.has(Header::Override) {
+                    session.req_header_mut().remove_header(OVERRIDE_HEADER);
+                }
+                if ctx.brings.has(Header::Expect) {
+                    hygiene::expectation(session);
+                }
                 return Ok(false);
             }
             Next::Refuse(status, cause, close) => refuse(session, ctx, status, cause, close).await?,
@@ -105,7 +108,7 @@ impl Next {
     }
 }
 
-/// Client, trace and listener; sets how long the connection may idle afterwards.
+/// Client, trace and listener, without headers that the client may not use; sets how long the connection may idle afterwards.
 fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     let inet = |address: Option<&pingora_core::protocols::l4::socket::SocketAddr>| {
         address.and_then(|a| a.as_inet().copied())
@@ -119,11 +122,17 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     let tls = session.digest().is_some_and(|digest| digest.ssl_digest.is_some());
     let request = session.req_header();
     ctx.client = Client::new(peer, tls, &request.headers, &shared.settings.trusted_proxies);
+    let (trusted, underscores) = (ctx.client.trusted, shared.settings.underscore_headers);
+    ctx.brings = Brings::of(request, |name| claims::is_refused(name, trusted, underscores));
     if !shared.unobserved {
-        ctx.trace = Trace::begin(Some(&request.headers), shared.settings.observe.traces);
+        let traced = ctx.brings.has(Header::TraceParent) || ctx.brings.has(Header::XRay);
+        ctx.trace = Trace::begin(traced.then_some(&request.headers), shared.settings.observe.traces);
     }
-    ctx.upgrade = facts::is_websocket(session.req_header());
-    ctx.messages = facts::is_grpc(session.req_header());
+    ctx.upgrade = ctx.brings.has(Header::Upgrade) && facts::is_websocket(request);
+    ctx.messages = facts::is_grpc(request);
+    if ctx.brings.has(Header::Refused) {
+        claims::strip(session.req_header_mut(), trusted, underscores);
+    }
     // The framework keeps connections for ever after their first request. Only where it is kept at all: setting this turns
     // keep-alive on for HTTP/1.0 clients that did not ask for it.
     // With memory short, nobody stays who may bring nothing for a minute.
@@ -132,7 +141,7 @@ fn identify(shared: &Shared, session: &mut Session, ctx: &mut Context) {
     } else if session.get_keepalive().is_some() {
         session.set_keepalive(Some(shared.settings.limits.idle.as_secs().max(1)));
     }
-    if !ctx.upgrade {
+    if !ctx.upgrade && ctx.brings.has(Header::Upgrade) {
         // The framework would open a tunnel for it.
         session.req_header_mut().remove_header(&header::UPGRADE);
     }
@@ -250,7 +259,9 @@ fn side(shared: &Shared, live: &Arc<Live>, index: u32, facts: &RequestFacts<'_>,
         runtime.earn(retry.budget.get());
     }
     let by_user = matches!(route.stage, Stage::Canary(_) | Stage::Ramp);
-    let forced = override_side(shared, facts.headers, &route.id).filter(|_| by_user);
+    let forced =
+        if ctx.brings.has(Header::Override) { override_side(shared, facts.headers, &route.id) } else { None };
+    let forced = forced.filter(|_| by_user);
     match decide(route, table.cohort(route), facts, live.conditions(index, route, forced), rand::random) {
         Ok(mut decision) => {
             let ceiling = live.serving.ceilings[index as usize].as_deref();

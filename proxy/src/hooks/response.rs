@@ -3,6 +3,7 @@
 //! Input: the backend's response head. Output: another try where the rule says so; else `Location`, cookies, CORS, edits, our
 //! cookie and the attribution header. Must not: change the body.
 
+use crate::brings::{Brings, Header};
 use crate::context::{ATTRIBUTION, Context};
 use crate::facts::nominated;
 use crate::hooks::again::{AGAIN, plan};
@@ -32,20 +33,21 @@ pub fn received(
         }
         return Ok(());
     }
-    let websocket = response
-        .headers
-        .get(header::UPGRADE)
-        .is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
-    if response.status == StatusCode::SWITCHING_PROTOCOLS && !(ctx.upgrade && websocket) {
-        // Nobody asked for a tunnel; what follows would be read by no one's rules.
-        return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 to an ordinary request").into_up());
+    if response.status == StatusCode::SWITCHING_PROTOCOLS {
+        let to = response.headers.get(header::UPGRADE);
+        let websocket = to.is_some_and(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"));
+        if !(ctx.upgrade && websocket) {
+            // Nobody asked for a tunnel; what follows would be read by no one's rules.
+            return Err(Error::explain(ErrorType::InvalidHTTPHeader, "101 to an ordinary request").into_up());
+        }
+        if let Some(opened) = ctx.opened.take() {
+            opened.keep();
+        }
     }
-    if response.status == StatusCode::SWITCHING_PROTOCOLS
-        && let Some(opened) = ctx.opened.take()
+    let brings = Brings::of_hop(&response.headers);
+    if (brings.has(Header::ContentLength) || brings.has(Header::TransferEncoding))
+        && let Some(odd) = odd_framing(response)
     {
-        opened.keep();
-    }
-    if let Some(odd) = odd_framing(response) {
         return Err(Error::explain(ErrorType::InvalidHTTPHeader, odd).into_up());
     }
     if let Some(sent) = &ctx.sent {
@@ -171,15 +173,18 @@ fn own_cookie(key: &str, https: bool) -> HeaderValue {
 
 /// What belongs to the connection to the backend stays there.
 fn hop_by_hop(session: &mut Session, response: &mut ResponseHeader) -> Result<()> {
-    for name in nominated(&response.headers).iter().filter(|name| *name != "upgrade") {
-        response.remove_header(name.as_str());
+    let brings = Brings::of_hop(&response.headers);
+    if brings.has(Header::Connection) {
+        for name in nominated(&response.headers).iter().filter(|name| *name != "upgrade") {
+            response.remove_header(name.as_str());
+        }
     }
-    for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"] {
-        response.remove_header(name);
+    if brings.has(Header::HopByHop) || brings.has(Header::Upgrade) {
+        for name in ["keep-alive", "proxy-connection", "proxy-authenticate", "te", "trailer", "upgrade"] {
+            response.remove_header(name);
+        }
     }
-    if session.req_header().version <= Version::HTTP_10
-        && response.headers.contains_key(header::TRANSFER_ENCODING)
-    {
+    if session.req_header().version <= Version::HTTP_10 && brings.has(Header::TransferEncoding) {
         // An HTTP/1.0 client does not know chunks: the end of the connection is the end of the body.
         response.remove_header(&header::TRANSFER_ENCODING);
         session.set_keepalive(None);
@@ -195,11 +200,10 @@ fn public(ctx: &Context, response: &mut ResponseHeader) -> Result<()> {
     if rewrite.location_public
         && let Some(location) = response.headers.get(header::LOCATION).and_then(|value| value.to_str().ok())
     {
-        let address = sent.endpoint.address.to_string();
         let sent_host =
             rewrite.host.as_deref().or(sent.backend.host(&sent.endpoint)).unwrap_or(&ctx.public_host);
         let addresses = Addresses {
-            backend: &[&sent.endpoint.authority, &address, sent_host],
+            backend: &[&sent.endpoint.authority, &sent.endpoint.text, sent_host],
             public_scheme: ctx.client.scheme(),
             public_host: &ctx.public_host,
         };

@@ -3,11 +3,13 @@
 //! Input: the head, cleaned of hop-by-hop headers by the framework. Output: path, host, forwarding and trace headers, and the
 //! route's edits. Must not: pass on anything that only we may say.
 
+use crate::brings::Header;
 use crate::context::Context;
 use crate::facts::{X_FORWARDED_FOR, X_FORWARDED_HOST, X_FORWARDED_PROTO};
 use crate::hooks::hygiene;
 use crate::settings::Limits;
 use crate::trace::{TRACEPARENT, TRACESTATE, XRAY};
+use banyan_routes::address::AddressText;
 use banyan_routes::table::HeaderEdits;
 use http::uri::PathAndQuery;
 use http::{HeaderName, HeaderValue, Method, Uri, header};
@@ -15,10 +17,11 @@ use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::RequestHeader;
 use std::time::Duration;
 
-const SHADOW: HeaderName = HeaderName::from_static("x-banyan-shadow");
-const FOR: HeaderName = HeaderName::from_static(X_FORWARDED_FOR);
-const PROTO: HeaderName = HeaderName::from_static(X_FORWARDED_PROTO);
-const HOST: HeaderName = HeaderName::from_static(X_FORWARDED_HOST);
+// As text: the framework copies a `HeaderName` before it reads it again.
+const SHADOW: &str = "x-banyan-shadow";
+const FOR: &str = X_FORWARDED_FOR;
+const PROTO: &str = X_FORWARDED_PROTO;
+const HOST: &str = X_FORWARDED_HOST;
 
 /// `body` is the whole of it where the backend needs it whole; empty otherwise.
 pub fn run(request: &mut RequestHeader, ctx: &mut Context, body: &[u8]) -> Result<()> {
@@ -33,15 +36,19 @@ pub fn run(request: &mut RequestHeader, ctx: &mut Context, body: &[u8]) -> Resul
 
 /// Everything but proofs of who is calling.
 pub fn shape(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
+    roomy(request)?;
     target(request, ctx)?;
-    host(request, ctx)?;
-    one_cookie_line(request)?;
     forwarded(request, ctx)?;
+    host(request, ctx)?;
+    if ctx.brings.has(Header::Cookie) {
+        one_cookie_line(request)?;
+    }
     if ctx.shadow {
         request.insert_header(SHADOW, HeaderValue::from_static("1"))?;
     }
-    if hygiene::has_body(request)
-        && matches!(request.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
+    if matches!(request.method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS)
+        && (ctx.brings.has(Header::ContentLength) || ctx.brings.has(Header::TransferEncoding))
+        && hygiene::has_body(request)
     {
         // A backend that does not read such a body would take it for the next request on the connection.
         request.insert_header(header::CONNECTION, HeaderValue::from_static("close"))?;
@@ -60,16 +67,37 @@ pub fn shape(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     Ok(())
 }
 
+/// With so few headers, and room for so many, a map that is made anew costs less than one that grows.
+const FEW: usize = 3;
+const ROOM: usize = 12;
+
+/// A client that sends a header or two gets maps for a header or two from the framework, which would grow three times for those that are added here.
+fn roomy(request: &mut RequestHeader) -> Result<()> {
+    let plain = request.raw_path().starts_with(b"/") && request.raw_path_is_utf8();
+    if request.headers.len() > FEW || !request.has_case() || !plain || !request.extensions.is_empty() {
+        return Ok(());
+    }
+    let mut head = RequestHeader::build(request.method.clone(), b"/", Some(ROOM))?;
+    head.set_uri(request.uri.clone());
+    head.set_version(request.version);
+    for (name, value) in request.case_header_iter() {
+        head.append_header(name.clone(), value.clone())?;
+    }
+    *request = head;
+    Ok(())
+}
+
 /// The trace goes on in both forms, under our span.
 fn traced(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     if ctx.trace.is_none() {
         return Ok(());
     }
     // A state belongs to the parent it came with (W3C Trace Context, section 3.3.1).
-    if !ctx.trace.from_w3c {
-        request.remove_header(&TRACESTATE);
+    if !ctx.trace.from_w3c && ctx.brings.has(Header::TraceState) {
+        request.remove_header(TRACESTATE);
     }
-    request.insert_header(XRAY, ctx.trace.xray(request.headers.get(XRAY)))?;
+    let client = if ctx.brings.has(Header::XRay) { request.headers.get(XRAY) } else { None };
+    request.insert_header(XRAY, ctx.trace.xray(client))?;
     request.insert_header(TRACEPARENT, ctx.trace.header())
 }
 
@@ -109,6 +137,9 @@ fn host(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
         let authority = ctx.sent.as_ref().map_or("", |sent| &sent.endpoint.authority);
         return request.insert_header(header::HOST, authority);
     }
+    if request.headers.get(header::HOST).is_some_and(|sent| sent.as_bytes() == host.as_bytes()) {
+        return Ok(());
+    }
     request.insert_header(header::HOST, host)
 }
 
@@ -127,13 +158,14 @@ fn one_cookie_line(request: &mut RequestHeader) -> Result<()> {
 /// Who asked, for whom, by which way. What a stranger claims is replaced, what our own proxies say is added to.
 fn forwarded(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     let value =
-        |text: String| HeaderValue::from_str(&text).or_err(ErrorType::InvalidHTTPHeader, "forwarding header");
-    let peer = ctx.client.peer.to_string();
+        |text: &[u8]| HeaderValue::from_bytes(text).or_err(ErrorType::InvalidHTTPHeader, "forwarding header");
+    let peer = AddressText::of(ctx.client.peer);
+    let peer = peer.as_bytes();
     if ctx.client.trusted {
-        let earlier = request.headers.get_all(FOR).iter().filter_map(|line| line.to_str().ok());
-        let chain: Vec<&str> = earlier.chain([peer.as_str()]).collect();
-        let chain = chain.join(", ");
-        request.insert_header(FOR, value(chain)?)?;
+        let earlier = request.headers.get_all(FOR).iter().filter(|line| line.to_str().is_ok());
+        let chain: Vec<&[u8]> = earlier.map(HeaderValue::as_bytes).chain([peer]).collect();
+        let chain = value(&chain.join(&b", "[..]))?;
+        request.insert_header(FOR, chain)?;
     } else {
         request.insert_header(FOR, value(peer)?)?;
     }
@@ -141,9 +173,11 @@ fn forwarded(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
         request.insert_header(PROTO, HeaderValue::from_static(ctx.client.scheme()))?;
     }
     if !ctx.client.trusted || !request.headers.contains_key(HOST) {
-        request.insert_header(HOST, value(ctx.public_host.to_string())?)?;
+        let host = request.headers.get(header::HOST).filter(|it| it.as_bytes() == ctx.public_host.as_bytes());
+        let host = host.cloned().map_or_else(|| value(ctx.public_host.as_bytes()), Ok)?;
+        request.insert_header(HOST, host)?;
     }
-    request.append_header(header::VIA, HeaderValue::from_static("1.1 banyan"))?;
+    request.append_header("via", HeaderValue::from_static("1.1 banyan"))?;
     Ok(())
 }
 

@@ -4,6 +4,7 @@
 //! there is no body to hold. Must not: send a request twice that may have had an effect (law 7).
 
 use crate::answers::refuse;
+use crate::brings::{Brings, Header};
 use crate::client::exchange::Answer;
 use crate::context::Context;
 use crate::facts::nominated;
@@ -280,7 +281,9 @@ pub async fn bounded<T>(
 
 /// The client's head without what belongs to its connection, for a body of this length.
 pub fn plain_head(request: &RequestHeader, length: usize) -> Result<RequestHeader> {
-    const HOP: [HeaderName; 8] = [
+    const HOP_FLAGS: [Header; 5] =
+        [Header::Connection, Header::TransferEncoding, Header::Upgrade, Header::Expect, Header::HopByHop];
+    const HOP: [HeaderName; 10] = [
         header::CONNECTION,
         HeaderName::from_static("keep-alive"),
         HeaderName::from_static("proxy-connection"),
@@ -289,20 +292,24 @@ pub fn plain_head(request: &RequestHeader, length: usize) -> Result<RequestHeade
         header::TRANSFER_ENCODING,
         header::UPGRADE,
         header::EXPECT,
+        header::PROXY_AUTHENTICATE,
+        header::PROXY_AUTHORIZATION,
     ];
     let mut head = request.clone();
+    let brings = Brings::of_hop(&request.headers);
     let ours = |name: &str| name == "host" || name.starts_with("x-forwarded-");
-    for name in nominated(&request.headers).iter().filter(|name| !ours(name)) {
-        head.remove_header(name.as_str());
+    if brings.has(Header::Connection) {
+        for name in nominated(&request.headers).iter().filter(|name| !ours(name)) {
+            head.remove_header(name.as_str());
+        }
     }
-    for name in &HOP {
-        head.remove_header(name);
-    }
-    for name in [header::PROXY_AUTHENTICATE, header::PROXY_AUTHORIZATION] {
-        head.remove_header(&name);
+    if HOP_FLAGS.into_iter().any(|flag| brings.has(flag)) {
+        for name in &HOP {
+            head.remove_header(name);
+        }
     }
     head.set_version(http::Version::HTTP_11);
-    if length > 0 || request.headers.contains_key(header::CONTENT_LENGTH) {
+    if length > 0 || brings.has(Header::ContentLength) {
         head.insert_header(header::CONTENT_LENGTH, length)?;
     }
     Ok(head)

@@ -3,7 +3,7 @@
 //! Input: finished requests. Output: counters, histograms, exemplars. Must not: wait: an exemplar that finds its place taken is not kept.
 
 use super::{Metrics, OTHER};
-use banyan_routes::decide::Reason;
+use banyan_routes::decide::{Reason, SLOTS, slot};
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::Side;
 use pingora_prometheus::prometheus::{Histogram, IntCounter};
@@ -13,13 +13,11 @@ use std::time::{Duration, SystemTime};
 
 /// What comes of a copy, and why one is not compared.
 pub const SHADOW_RESULTS: [&str; 3] = ["answered", "failed", "timeout"];
+pub const VERDICTS: [&str; 3] = ["match", "mismatch", "inconclusive"];
 
 /// What `side` and `reason` say when no backend was asked.
 pub const NONE: &str = "none";
 
-/// 2 sides x 9 reasons, and one for answers of our own.
-const DECISIONS: usize = 19;
-const OWN: usize = 18;
 /// Statuses with a handle of their own; the rest are looked up by label, which is slower and rare. All 500 codes would be
 /// 8 KB for each route and decision.
 const CODES: [u16; 28] = [
@@ -61,7 +59,7 @@ pub struct Seen {
     pub trace_id: [u8; 16],
 }
 
-/// The handles of one route. A handle is made when it is first needed; from then on it is one pointer away.
+/// What one route counts.
 #[derive(Default)]
 pub struct RouteMetrics {
     /// Legacy, serverless, and answers of our own: for `status`, which must not parse our own metrics.
@@ -69,11 +67,20 @@ pub struct RouteMetrics {
     pub failed: [AtomicU64; 3],
     /// Tries on serverless that failed, and were answered by legacy.
     pub fallbacks: AtomicU64,
-    requests: [OnceLock<Codes>; DECISIONS],
-    duration: [OnceLock<Histogram>; 3],
-    remarkable: [Remarkable; 3],
+    /// Made with the first request: a large rule set has thousands of routes that get none for long.
+    handles: OnceLock<Box<Handles>>,
     /// Whether it has series of its own.
     named: OnceLock<bool>,
+}
+
+/// Each is made when it is first needed; from then on it is a pointer away.
+#[derive(Default)]
+struct Handles {
+    requests: [OnceLock<Codes>; SLOTS],
+    duration: [OnceLock<Histogram>; 3],
+    remarkable: [Remarkable; 3],
+    shadow: [OnceLock<IntCounter>; SHADOW_RESULTS.len()],
+    comparisons: [OnceLock<IntCounter>; VERDICTS.len()],
 }
 
 impl RouteMetrics {
@@ -84,23 +91,25 @@ impl RouteMetrics {
 
     /// Counts one answered request.
     pub fn count(&self, metrics: &Metrics, route: &str, seen: &Seen) {
-        let (slot, side, reason) = match seen.decision {
-            Some((side, reason)) => (side.index() * 9 + reason.index(), side.as_str(), reason.as_str()),
-            None => (OWN, NONE, NONE),
-        };
+        let (side, reason) =
+            seen.decision.map_or((NONE, NONE), |(side, reason)| (side.as_str(), reason.as_str()));
         let code = seen.code;
         let labelled = || {
             metrics.requests.with_label_values(&[self.name(metrics, route), side, reason, &code.to_string()])
         };
+        let handles = self.handles.get_or_init(Box::default);
         match CODES.binary_search(&code) {
-            Ok(at) => self.requests[slot].get_or_init(Box::default)[at].get_or_init(labelled).inc(),
+            Ok(at) => {
+                let codes = handles.requests[slot(seen.decision)].get_or_init(Box::default);
+                codes[at].get_or_init(labelled).inc();
+            }
             Err(_) => labelled().inc(),
         }
         let slot = seen.decision.map_or(2, |(side, _)| side.index());
         self.answered[slot].fetch_add(1, Ordering::Relaxed);
         let labelled = || metrics.request_duration.with_label_values(&[self.name(metrics, route), side]);
-        self.duration[slot].get_or_init(labelled).observe(seen.took.as_secs_f64());
-        let remarkable = &self.remarkable[slot];
+        handles.duration[slot].get_or_init(labelled).observe(seen.took.as_secs_f64());
+        let remarkable = &handles.remarkable[slot];
         let failed = code >= 500;
         if failed {
             self.failed[slot].fetch_add(1, Ordering::Relaxed);
@@ -111,15 +120,34 @@ impl RouteMetrics {
         }
     }
 
+    /// Counts what came of a copy: one of `SHADOW_RESULTS`.
+    pub fn count_shadow(&self, metrics: &Metrics, route: &str, result: &str) {
+        let labelled = || metrics.shadow.with_label_values(&[self.name(metrics, route), result]);
+        let handles = self.handles.get_or_init(Box::default);
+        if let Some(at) = SHADOW_RESULTS.iter().position(|it| *it == result) {
+            handles.shadow[at].get_or_init(labelled).inc();
+        }
+    }
+
+    /// Counts a comparison: one of `VERDICTS`.
+    pub fn count_verdict(&self, metrics: &Metrics, route: &str, verdict: &str) {
+        let labelled = || metrics.comparisons.with_label_values(&[self.name(metrics, route), verdict]);
+        let handles = self.handles.get_or_init(Box::default);
+        if let Some(at) = VERDICTS.iter().position(|it| *it == verdict) {
+            handles.comparisons[at].get_or_init(labelled).inc();
+        }
+    }
+
     /// The last that failed and the slowest of late, of a side or (2) of our own answers.
     pub fn exemplars(&self, slot: usize) -> [Option<Exemplar>; 2] {
-        self.remarkable[slot].now()
+        self.handles.get().map_or([None, None], |handles| handles.remarkable[slot].now())
     }
 
     /// How many took up to how long, by side; none before its first answer.
     pub fn buckets(&self, side: Side) -> Vec<(f64, u64)> {
         use pingora_prometheus::prometheus::core::Metric;
-        let Some(histogram) = self.duration[side.index()].get() else { return Vec::new() };
+        let histogram = self.handles.get().and_then(|handles| handles.duration[side.index()].get());
+        let Some(histogram) = histogram else { return Vec::new() };
         let metric = histogram.metric();
         let buckets = metric.get_histogram().get_bucket().iter();
         buckets.map(|it| (it.upper_bound(), it.cumulative_count())).collect()
@@ -144,12 +172,13 @@ impl RouteMetrics {
         for loss in Loss::ALL {
             let _ = metrics.shadow_dropped.remove_label_values(&[route, loss.as_str()]);
         }
-        for verdict in ["match", "mismatch", "inconclusive"] {
+        for verdict in VERDICTS {
             let _ = metrics.comparisons.remove_label_values(&[route, verdict]);
             let _ = metrics.controls.remove_label_values(&[route, verdict]);
         }
         let _ = metrics.retries.remove_label_values(&[route]);
-        for (slot, codes) in self.requests.iter().enumerate() {
+        let requests = self.handles.get().map_or(&[][..], |handles| &handles.requests[..]);
+        for (slot, codes) in requests.iter().enumerate() {
             let Some(codes) = codes.get() else { continue };
             let (side, reason) = match Side::ALL.get(slot / Reason::ALL.len()) {
                 Some(side) => (side.as_str(), Reason::ALL[slot % Reason::ALL.len()].as_str()),

@@ -30,6 +30,7 @@ use judge::{Raw, judge};
 use pingora_error::{ErrorType, Result};
 use pingora_http::RequestHeader;
 use send::{Copy, NO_CONNECTION, Sender, Shadowed};
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
@@ -135,7 +136,7 @@ impl Mirror {
         }
         let ask = &exchange.ask;
         let again = || Copy {
-            head: ask.head.clone(),
+            head: Cow::Borrowed(&ask.head),
             http2: ask.http2,
             body: capture.request.bytes(),
             timeouts: Some(&route.policy.timeouts),
@@ -239,7 +240,7 @@ impl Mirror {
                 }
             }
             let (timeouts, max) = (Some(&route.policy.timeouts), rule.max_body_bytes as usize);
-            Ok(Copy { head, http2: ask.http2, body: Bytes::new(), timeouts, max })
+            Ok(Copy { head: Cow::Owned(head), http2: ask.http2, body: Bytes::new(), timeouts, max })
         };
         let mut answers = Vec::new();
         for (side, backend) in [(Side::Legacy, &legacy), (Side::Serverless, &serverless)] {
@@ -285,7 +286,7 @@ impl Mirror {
             backend.shadow_breaker.settle(sent.is_ok());
         }
         let runtime = self.runtime(exchange);
-        self.metrics.shadow.with_label_values(&[runtime.metrics.name(&self.metrics, &route.id), word]).inc();
+        runtime.metrics.count_shadow(&self.metrics, &route.id, word);
         sent.ok()
     }
 
@@ -298,10 +299,7 @@ impl Mirror {
         cold: bool,
     ) {
         let (ask, runtime) = (&exchange.ask, self.runtime(exchange));
-        self.metrics
-            .comparisons
-            .with_label_values(&[runtime.metrics.name(&self.metrics, &route.id), word(verdict)])
-            .inc();
+        runtime.metrics.count_verdict(&self.metrics, &route.id, word(verdict));
         let mut hash = Xxh3::new();
         let target = String::from_utf8_lossy(ask.head.raw_path());
         hash.update(ask.head.method.as_str().as_bytes());

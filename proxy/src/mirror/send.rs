@@ -3,6 +3,7 @@
 //! Input: the request as the client sent it, and a backend. Output: status, headers and a bounded body. Must not: use a
 //! connection, a retry or a byte that belongs to primary traffic.
 
+use crate::brings::Header;
 use crate::caps::Cap;
 use crate::client::exchange::{Answer as Answering, Client};
 use crate::context::{Context, Sent};
@@ -22,6 +23,7 @@ use http::{HeaderMap, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::RequestHeader;
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -54,7 +56,7 @@ impl Shadowed {
 
 /// A request to be sent once more.
 pub struct Copy<'a> {
-    pub head: RequestHeader,
+    pub head: Cow<'a, RequestHeader>,
     pub http2: bool,
     pub body: Bytes,
     pub timeouts: Option<&'a Timeouts>,
@@ -111,9 +113,10 @@ impl Sender {
         ctx.permit = permit;
         ctx.sent = Some(Sent::new(backend.clone(), endpoint, true));
         let mut original = copy.head;
-        // Conditions and ranges ask for less than the answer that is to be compared.
-        for name in CONDITIONS {
-            original.remove_header(&name);
+        if ctx.brings.has(Header::Condition) {
+            // They ask for less than the answer that is to be compared.
+            let original = original.to_mut();
+            CONDITIONS.iter().for_each(|name| drop(original.remove_header(name)));
         }
         match &backend.function {
             Some(function) => {
@@ -122,11 +125,15 @@ impl Sender {
                 Ok(Shadowed { took: at.elapsed(), ..called })
             }
             None => {
-                let mut head = plain_head(&original, copy.body.len())?;
-                rewrite::run(&mut head, &mut ctx, &copy.body)?;
-                let sent = match is_safe(&head.method) {
-                    true => self.client.send_safe(cap, peer, head, copy.body).await,
-                    false => self.client.send_within(cap, peer, head, copy.body).await,
+                let body = copy.body.clone();
+                let mut head = || -> Result<RequestHeader> {
+                    let mut head = plain_head(&original, body.len())?;
+                    rewrite::run(&mut head, &mut ctx, &body)?;
+                    Ok(head)
+                };
+                let sent = match is_safe(&original.method) {
+                    true => self.client.send_safe(cap, &peer, head, copy.body).await,
+                    false => self.client.send_within(cap, peer, head()?, copy.body).await,
                 };
                 let answer = sent.map_err(|failed| failed.error)?;
                 let took = at.elapsed();

@@ -16,6 +16,7 @@ mod traffic;
 mod ways_back;
 mod webhooks;
 
+use crate::attribution::Attributions;
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
@@ -211,7 +212,19 @@ impl Reloader {
         let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
         let (ceilings, limits) = (self.ceilings(&table), self.limits(&table));
         let (ways, exits) = (self.ways(&table), self.exits(&table, &backends));
-        let serving = Serving { table, files, backends, routes, identities, ceilings, limits, ways, exits };
+        let attributions = Attributions::new(routes.len());
+        let serving = Serving {
+            table,
+            files,
+            backends,
+            routes,
+            identities,
+            ceilings,
+            limits,
+            ways,
+            attributions,
+            exits,
+        };
         Ok((Some(Arc::new(serving)), warnings))
     }
 

@@ -3,6 +3,7 @@
 //! Input: finished requests. Output: the same, on the other side of a queue. Must not: block; what does not fit is dropped
 //! and counted by its cause (law 1).
 
+use crate::brings::Brings;
 use crate::facts::Client;
 use crate::live::Live;
 use crate::metrics::Metrics;
@@ -27,6 +28,7 @@ pub struct Ask {
     pub decision: Decision,
     pub client: Client,
     pub public_host: Box<str>,
+    pub brings: Brings,
     pub trace: Trace,
     /// Of the copy: a span of its own below that of the request.
     pub shadow: Trace,

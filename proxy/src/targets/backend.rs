@@ -45,6 +45,7 @@ const EJECTIONS_MAX: u32 = 10;
 #[derive(Debug)]
 pub struct Endpoint {
     pub address: SocketAddr,
+    pub text: Box<str>,
     /// What Host the backend is known by when `host: backend`; also how its own redirects are recognised.
     pub authority: Box<str>,
     pub peer: HttpPeer,
@@ -248,6 +249,7 @@ impl RunningBackend {
         let authority = origin.authority().into();
         Endpoint {
             address,
+            text: address.to_string().into(),
             authority,
             peer,
             healthy: AtomicBool::new(true),

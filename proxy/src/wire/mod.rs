@@ -1,5 +1,5 @@
-//! A client's connection, watched: what comes over it is read strictly before the framework reads it, and heads are waited for with little
-//! memory, for a limited time.
+//! A client's connection, watched: what comes over it is read strictly before the framework reads it, heads are waited for with little
+//! memory, for a limited time, and an answer's head is sent with the beginning of its body.
 //!
 //! Input: the bytes of an HTTP/1 connection. Output: the same bytes up to a fault in a body; the fault, for the hooks. Must not: change a
 //! byte, or look into HTTP/2 or a tunnel.
@@ -16,19 +16,18 @@ use pingora_core::protocols::{
     ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, Stream,
     TimingDigest, UniqueID, UniqueIDType,
 };
-use pingora_core::server::ShutdownWatch;
 use std::fmt;
 use std::future::poll_fn;
 use std::io::{ErrorKind, IoSlice, Result};
 use std::mem::MaybeUninit;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use strict::{Fault, Found, Strict};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep};
 
 tokio::task_local! {
     /// Of the connection that a task serves.
@@ -85,6 +84,9 @@ pub struct Wire {
     metrics: Arc<Metrics>,
     /// What has been read and judged before the framework asked for it.
     ahead: BytesMut,
+    /// An answer's head, which waits for its body or to be flushed; and which message's it was, from 1.
+    held: BytesMut,
+    answered: u32,
     /// The message in whose body the bytes end that can be passed on.
     cut: Option<u32>,
     /// The framework has been told that the head does not go on.
@@ -100,13 +102,28 @@ pub enum Waited {
     Over,
 }
 
+/// A larger head does not wait.
+const HELD_MAX: usize = 8 << 10;
+/// Pieces that are sent together, with what is held.
+const PIECES: usize = 8;
+
 /// Read at once while a head is awaited: what most heads are.
 const AHEAD: usize = 2 << 10;
 
 impl Wire {
     pub fn new(stream: Stream, preface: bool, metrics: Arc<Metrics>) -> Wire {
         let (strict, watch) = (Strict::new(preface), Arc::default());
-        Wire { stream, strict, watch, metrics, ahead: BytesMut::new(), cut: None, told: false }
+        Wire {
+            stream,
+            strict,
+            watch,
+            metrics,
+            ahead: BytesMut::new(),
+            held: BytesMut::new(),
+            answered: 0,
+            cut: None,
+            told: false,
+        }
     }
 
     pub fn watch(&self) -> Arc<Watch> {
@@ -114,23 +131,28 @@ impl Wire {
     }
 
     /// Waits for the next head, with little memory: what serves a request is large, and is made when there is one. `rest` is how long nothing
-    /// at all may come, `header_time` how long a head may take from its first byte on.
+    /// at all may come, `header_time` how long a head may take from its first byte on. The timer and the end of all resting connections are the
+    /// connection's, from one wait to the next: to register them anew would cost each request more than to read it.
     pub async fn wait_for_head(
         &mut self,
         rest: Duration,
         limits: &Limits,
-        closing: &mut ShutdownWatch,
+        mut timer: Pin<&mut Sleep>,
+        mut closing: Pin<&mut impl Future>,
     ) -> Waited {
         let next = self.watch.serving.load(Ordering::Relaxed) + 1;
-        let mut deadline = pin!(tokio::time::sleep(rest));
+        let mut deadline = Instant::now() + rest;
         let mut begun = false;
         while !self.strict.has_head(next) && !self.is_faulty() && self.cut.is_none() {
             if !begun && self.strict.is_within_head() {
                 begun = true;
                 // Of a new connection it runs from its beginning.
                 if next > 1 {
-                    deadline.as_mut().reset(Instant::now() + limits.header_time);
+                    deadline = Instant::now() + limits.header_time;
                 }
+            }
+            if timer.deadline() > deadline {
+                timer.as_mut().reset(deadline);
             }
             tokio::select! {
                 // What is there already needs no timer.
@@ -141,14 +163,19 @@ impl Wire {
                     Ok(_) => {}
                     Err(_) => return Waited::Over,
                 },
-                () = &mut deadline => {
+                () = &mut timer => {
+                    if Instant::now() < deadline {
+                        // It was set for an earlier wait.
+                        timer.as_mut().reset(deadline);
+                        continue;
+                    }
                     // A connection that has rested long enough is nobody's fault; a head that does not end is.
                     if begun || next == 1 {
                         self.metrics.refused.with_label_values(&["header_time"]).inc();
                     }
                     return Waited::Over;
                 }
-                _ = closing.changed(), if !begun => return Waited::Over,
+                _ = &mut closing, if !begun => return Waited::Over,
             }
         }
         Waited::Head
@@ -181,6 +208,27 @@ impl Wire {
             self.ahead.truncate(before + good);
         }
         Ok(read)
+    }
+
+    /// Sends all that is held.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        while !self.held.is_empty() {
+            let sent = ready!(Pin::new(&mut self.stream).poll_write(cx, &self.held))?;
+            self.let_go(sent)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// So much of what is held is sent. Its memory goes with the last of it: a connection that rests holds none.
+    fn let_go(&mut self, sent: usize) -> Result<()> {
+        if sent == 0 {
+            return Err(ErrorKind::WriteZero.into());
+        }
+        self.held.advance(sent);
+        if self.held.is_empty() {
+            self.held = BytesMut::new();
+        }
+        Ok(())
     }
 
     /// Keeps what was found; the part of the bytes that is good where the rest must not be passed on.
@@ -241,15 +289,17 @@ fn cut(serving: u32, faulty: u32) -> Poll<Result<()>> {
 }
 
 impl AsyncWrite for Wire {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_held(cx))?;
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<()>> {
+        ready!(self.poll_held(cx))?;
         Pin::new(&mut self.stream).poll_shutdown(cx)
     }
 
@@ -258,6 +308,29 @@ impl AsyncWrite for Wire {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<Result<usize>> {
+        let serving = self.watch.serving.load(Ordering::Relaxed);
+        if self.answered < serving {
+            // What is written first is the head. The framework's buffer below us is too small for most bodies: the two would be sent apart.
+            self.answered = serving;
+            let size: usize = slices.iter().map(|slice| slice.len()).sum();
+            if size <= HELD_MAX && self.held.is_empty() {
+                slices.iter().for_each(|slice| self.held.extend_from_slice(slice));
+                return Poll::Ready(Ok(size));
+            }
+        }
+        while !self.held.is_empty() {
+            let Wire { stream, held, .. } = &mut *self;
+            let mut pieces = [IoSlice::new(&[]); PIECES];
+            pieces[0] = IoSlice::new(held);
+            let count = slices.len().min(PIECES - 1);
+            pieces[1..=count].copy_from_slice(&slices[..count]);
+            let sent = ready!(Pin::new(stream).poll_write_vectored(cx, &pieces[..=count]))?;
+            let more = sent.saturating_sub(held.len());
+            self.let_go(sent - more)?;
+            if more > 0 {
+                return Poll::Ready(Ok(more));
+            }
+        }
         Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
     }
 
@@ -275,6 +348,8 @@ impl fmt::Debug for Wire {
 #[async_trait]
 impl Shutdown for Wire {
     async fn shutdown(&mut self) {
+        // Whether it arrives is the client's luck.
+        let _ = poll_fn(|cx| self.poll_held(cx)).await;
         self.stream.shutdown().await;
     }
 }
@@ -343,5 +418,70 @@ impl GetSocketDigest for Wire {
 
     fn set_socket_digest(&mut self, digest: SocketDigest) {
         self.stream.set_socket_digest(digest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    /// A wire on which the first request is being served, and the client's end of it, which takes so many bytes at a time.
+    fn served(room: usize) -> (Wire, tokio::io::DuplexStream) {
+        let (ours, client) = duplex(room);
+        let wire = Wire::new(Box::new(ours), false, Arc::new(Metrics::new()));
+        wire.watch.serving.store(1, Ordering::Relaxed);
+        (wire, client)
+    }
+
+    async fn now(client: &mut tokio::io::DuplexStream) -> Vec<u8> {
+        let mut got = vec![0; 1 << 16];
+        let read = tokio::time::timeout(Duration::from_millis(20), client.read(&mut got)).await;
+        got.truncate(read.map_or(0, |read| read.expect("open")));
+        got
+    }
+
+    #[tokio::test]
+    async fn a_head_waits_for_its_body_and_nothing_else_does() {
+        let (mut wire, mut client) = served(1 << 16);
+        wire.write_all(b"head").await.expect("written");
+        assert_eq!(now(&mut client).await, b"");
+        wire.write_all(b"body").await.expect("written");
+        assert_eq!(now(&mut client).await, b"headbody");
+        wire.write_all(b"more").await.expect("written");
+        assert_eq!(now(&mut client).await, b"more");
+        assert_eq!(wire.held.capacity(), 0, "a connection that rests holds nothing");
+        // The next message has a head as well.
+        wire.watch.serving.store(2, Ordering::Relaxed);
+        wire.write_all(b"head").await.expect("written");
+        assert_eq!(now(&mut client).await, b"");
+        wire.flush().await.expect("flushed");
+        assert_eq!(now(&mut client).await, b"head");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_reads_slowly_gets_every_byte_once() {
+        for room in [1, 3, 7, 64] {
+            let (mut wire, mut client) = served(room);
+            let (head, body) = (vec![b'h'; 50], vec![b'b'; 300]);
+            let expected = [head.clone(), body.clone(), b"tail".to_vec()].concat();
+            let writing = tokio::spawn(async move {
+                wire.write_all(&head).await.expect("written");
+                wire.write_all(&body).await.expect("written");
+                wire.write_all(b"tail").await.expect("written");
+                Shutdown::shutdown(&mut wire).await;
+            });
+            let mut got = Vec::new();
+            client.read_to_end(&mut got).await.expect("read");
+            assert_eq!(got, expected, "{room} at a time");
+            writing.await.expect("no panic");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_large_head_does_not_wait() {
+        let (mut wire, mut client) = served(1 << 16);
+        wire.write_all(&[b'h'; HELD_MAX + 1]).await.expect("written");
+        assert_eq!(now(&mut client).await.len(), HELD_MAX + 1);
     }
 }

@@ -3,7 +3,7 @@
 //! Input: the bytes of a connection, in any pieces. Output: nothing, or the first fault and how many of the bytes come before it. Must not:
 //! repair, guess, or keep more than one unfinished line.
 
-use memchr::memchr;
+use memchr::{memchr, memchr2};
 use std::mem;
 
 /// An unfinished line may be this long; the limit on heads is the settings'.
@@ -182,6 +182,20 @@ impl Strict {
 
     /// Takes one line off the front, or keeps what there is of it.
     fn line(&mut self, rest: &mut &[u8]) -> Result<(), Fault> {
+        // What nearly every line is: all there, with its first CR before its first LF.
+        if self.line.is_empty()
+            && let Some(end) = memchr2(b'\r', b'\n', rest)
+            && rest[end..].starts_with(b"\r\n")
+        {
+            self.state = self.line_of(&rest[..end])?;
+            *rest = &rest[end + 2..];
+            return Ok(());
+        }
+        self.odd_line(rest)
+    }
+
+    /// One that came in pieces, or whose end has not come, or that has a fault.
+    fn odd_line(&mut self, rest: &mut &[u8]) -> Result<(), Fault> {
         let Some(end) = memchr(b'\n', rest) else {
             let most = if matches!(self.state, State::ChunkSize | State::ChunkEnd) {
                 CHUNK_LINE_MAX
@@ -235,6 +249,11 @@ impl Strict {
         let Some(line) = line.strip_suffix(b"\r\n").filter(|line| memchr(b'\r', line).is_none()) else {
             return Err(self.fault_of_state());
         };
+        self.line_of(line)
+    }
+
+    /// The state after a line, which is given without its end.
+    fn line_of(&mut self, line: &[u8]) -> Result<State, Fault> {
         match self.state {
             State::Start if line.is_empty() => {
                 self.blank += 1;
@@ -306,10 +325,37 @@ fn is_plain_target(target: &[u8]) -> bool {
         || target == b"*"
         || target.get(..7).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"http://"))
         || target.get(..8).is_some_and(|scheme| scheme.eq_ignore_ascii_case(b"https://"));
-    let path = memchr(b'?', target).map_or(target, |at| &target[..at]);
-    form && target.iter().all(|byte| (0x21..0x7f).contains(byte) && *byte != b'#')
-        && !path.iter().any(|byte| b"\"<>\\^`{|}".contains(byte))
+    let (path, query) = target.split_at(memchr(b'?', target).unwrap_or(target.len()));
+    form && path.iter().all(|byte| PATH[usize::from(*byte)]) && query.iter().all(|byte| is_of_target(*byte))
 }
+
+/// Whether a byte may stand in the path of a target.
+static PATH: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let odd = matches!(byte, b'"' | b'<' | b'>' | b'\\' | b'^' | b'`' | b'{' | b'|' | b'}');
+        table[byte as usize] = is_of_target(byte) && !odd;
+        byte += 1;
+    }
+    table
+};
+
+const fn is_of_target(byte: u8) -> bool {
+    0x20 < byte && byte < 0x7f && byte != b'#'
+}
+
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0;
+    while byte < 128 {
+        let mark =
+            matches!(byte, b'!' | b'#'..=b'\'' | b'*' | b'+' | b'-' | b'.' | b'^'..=b'`' | b'|' | b'~');
+        table[byte as usize] = byte.is_ascii_alphanumeric() || mark;
+        byte += 1;
+    }
+    table
+};
 
 fn field(head: &mut Head, line: &[u8]) -> Result<(), Fault> {
     // A folded line begins with a space, which is no name.
@@ -375,7 +421,7 @@ fn is_field(line: &[u8]) -> bool {
 }
 
 fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+    TOKEN[usize::from(byte)]
 }
 
 fn is_value(byte: u8) -> bool {

@@ -19,7 +19,13 @@ const LONG_GONE_MS: i64 = 946_684_800_000;
 const EXACT: [HeaderName; 3] = [header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION, header::RETRY_AFTER];
 
 pub fn compare(legacy: &HeaderMap, serverless: &HeaderMap, rules: &Rules, found: &mut Vec<Difference>) {
+    let here = brought(legacy) | brought(serverless);
     let mut check = |name: &HeaderName, of: &dyn Fn(&HeaderMap) -> String| {
+        // What neither side has, or both have in the same bytes, is the same whatever is read from it.
+        let lines = |headers| HeaderMap::get_all(headers, name).iter();
+        if here & flag(name) == 0 || lines(legacy).eq(lines(serverless)) {
+            return;
+        }
         let path = format!("header.{name}");
         if rules.ignores(&path) {
             return;
@@ -67,6 +73,30 @@ pub fn compare(legacy: &HeaderMap, serverless: &HeaderMap, rules: &Rules, found:
         if foreign { location.to_owned() } else { path_of(location).to_owned() }
     });
     check(&header::SET_COOKIE, &cookies);
+}
+
+/// All that are compared.
+const COMPARED: [HeaderName; 11] = [
+    header::CACHE_CONTROL,
+    header::VARY,
+    header::ALLOW,
+    header::ETAG,
+    header::LAST_MODIFIED,
+    header::CONTENT_LANGUAGE,
+    header::CONTENT_DISPOSITION,
+    header::RETRY_AFTER,
+    header::WWW_AUTHENTICATE,
+    header::LOCATION,
+    header::SET_COOKIE,
+];
+
+fn flag(name: &HeaderName) -> u16 {
+    COMPARED.iter().position(|it| it == name).map_or(0, |at| 1 << at)
+}
+
+/// Which of them there are.
+fn brought(headers: &HeaderMap) -> u16 {
+    headers.keys().fold(0, |all, name| all | flag(name))
 }
 
 fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> &'a str {
