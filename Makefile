@@ -62,7 +62,7 @@ e2e: deps
 # Ratios to the framework alone are worth something only if both are built alike.
 bench:
 	@scripts/deps.sh bench
-	@CARGO=$(CARGO) BANYAN_RELEASE_WITH=bare-pingora scripts/release.sh
+	@CARGO=$(CARGO) BANYAN_RELEASE_WITH="bare-pingora own-lane" scripts/release.sh
 	$(VENV)/bin/python tests/bench/bench.py $(BENCH_ARGS)
 
 # Pictures of the console's pages, for README and docs: the real thing, driven by its own test.

@@ -2,13 +2,14 @@
 # The release binary, laid out by a profile of a training run (PGO): target/release/banyan.
 # Needs the llvm-profdata of the compiler's own LLVM; installs it as root on Debian, and builds without a profile, saying so, where it cannot.
 #   BANYAN_PGO=off           without a profile, in half the time
-#   BANYAN_RELEASE_WITH=...  another package of the workspace, built and trained in the same way: `bare-pingora`, for tests/bench
+#   BANYAN_RELEASE_WITH=...  other packages of the workspace, built and trained in the same way: what tests/bench sets beside it
 set -euo pipefail
 cd "$(dirname "$0")/.."
 cargo=${CARGO:-cargo}
 target=${CARGO_TARGET_DIR:-target}
 version=$(rustc -vV | sed -n 's/^LLVM version: \([0-9]*\).*/\1/p')
 host=$(rustc -vV | sed -n 's/^host: //p')
+# shellcheck disable=SC2206  # several names
 names=(banyan ${BANYAN_RELEASE_WITH:-})
 packages=("${names[@]/#/--package=}")
 

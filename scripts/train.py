@@ -1,9 +1,9 @@
 """Traffic that looks like production's, for a release build that is laid out by what it really does (scripts/release.sh).
 
-    scripts/train.py BANYAN [BARE-PINGORA]
+    scripts/train.py BANYAN [BARE-PINGORA] [OWN-LANE]
 
 Nothing but Python's own library: small and large answers, posts, cookies, both sides, shadows that are compared, a fallback, reloads, scrapes.
-The airline of `banyan demo` answers. Ends by itself after about 20 s, and as much again for the framework alone (tests/bench); an instrumented binary writes its profile
+The airline of `banyan demo` answers. Ends by itself after about 20 s, and as much again for each of what the bench builds besides; an instrumented binary writes its profile
 when it is stopped.
 """
 
@@ -44,10 +44,19 @@ def lease(count):
     return ports
 
 
-def framework_alone(bare, legacy):
-    """What of the traffic needs nothing but a proxy."""
+def besides(program, legacy, folder):
+    """What of the traffic needs nothing but a proxy, through the bench's bare pingora or its own lane."""
     port, = lease(1)
-    proxy = subprocess.Popen([bare, f"127.0.0.1:{port}", f"127.0.0.1:{legacy}"])
+    if pathlib.Path(program).name == "own-lane":
+        rules = folder / "lane"
+        rules.mkdir()
+        (rules / "rules.yaml").write_text(
+            f'version: 1\nbackends: {{u: {{urls: ["http://127.0.0.1:{legacy}"]}}}}\ncohorts: {{c: {{key: [client.ip]}}}}\n'
+            "routes: [{id: r, match: {prefix: /}, legacy: u, serverless: u, cohort: c, stage: canary, share: 50%}]\n")
+        args = [program, rules, folder / "lane.log", f"127.0.0.1:{port}=plain"]
+    else:
+        args = [program, f"127.0.0.1:{port}", f"127.0.0.1:{legacy}"]
+    proxy = subprocess.Popen(args)
     try:
         end, done = time.monotonic() + SECONDS, []
 
@@ -70,13 +79,13 @@ def framework_alone(bare, legacy):
         [it.start() for it in threads]
         [it.join() for it in threads]
         if len(done) != CLIENTS:
-            raise SystemExit("train: a client of the framework alone has failed")
+            raise SystemExit(f"train: a client of {program} has failed")
     finally:
         proxy.send_signal(signal.SIGTERM)
         proxy.wait(60)
 
 
-def main(banyan, bare=None):
+def main(banyan, *more):
     folder = pathlib.Path(tempfile.mkdtemp(prefix="banyan-train-"))
     port, admin, *demo = lease(4)
     # Its own profile would be that of the airline.
@@ -145,8 +154,8 @@ def main(banyan, bare=None):
         if len(done) != CLIENTS:
             raise SystemExit("train: a client has failed")
         print(json.dumps({"requests": sum(done), "reloads": version}))
-        if bare:
-            framework_alone(bare, legacy)
+        for program in more:
+            besides(program, legacy, folder)
     finally:
         proxy.send_signal(signal.SIGTERM)
         proxy.wait(60)

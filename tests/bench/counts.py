@@ -19,7 +19,7 @@ import time
 
 import mirror
 import peers
-from peers import LOAD_CORE, Running, banyan, bare, haproxy, nginx, upstream
+from peers import LOAD_CORE, Running, banyan, bare, haproxy, lane, nginx, upstream
 
 FEW, MANY, CONNECTIONS = 500, 2500, 8
 PATH = "/svc9/1k"
@@ -32,6 +32,8 @@ WHO = {
     "banyan, nothing observed": lambda folder, up: banyan(folder, up, 10, env=UNOBSERVED),
     "banyan, metrics and traces": lambda folder, up: banyan(folder, up, 10),
     "banyan, and the log": lambda folder, up: banyan(folder, up, 10, log="file"),
+    "own lane": lambda folder, up: lane(folder, up, 10, log="off"),
+    "own lane, and the log": lambda folder, up: lane(folder, up, 10),
     # Who mirrors each request, and (Banyan) compares it; the shadow is the same upstream.
     "nginx, mirroring": lambda folder, up: (mirror.nginx(folder, "fast", up, up, alone=True), None),
     "banyan, mirroring": lambda folder, up: (mirror.banyan(folder, "fast", up, up), None),

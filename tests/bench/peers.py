@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target"))
 BANYAN = TARGET / "release" / "banyan"
 BARE = TARGET / "release" / "bare-pingora"
+LANE = TARGET / "release" / "own-lane"
 VENV = pathlib.Path(os.environ.get("BANYAN_VENV", ROOT / "tests/.venv"))
 PROXY_CORE, LOAD_CORE = ("0", "1") if (os.cpu_count() or 1) > 1 else ("0", "0")
 
@@ -200,6 +201,15 @@ def envoy(folder, up, routes, version=0, tls=None, h2=False):
     return ports(Running("envoy", args, port, PROXY_CORE, folder), tls_port, h2_port), write
 
 
+def banyan_rules(path, up, routes, version):
+    items = "".join(f'  - {{id: r{n}, match: {{prefix: /svc{n}}}, legacy: u, serverless: u, cohort: c, stage: canary, share: 50%}}\n' for n in range(routes))
+    # The header stands in one route: what a team changes in a large rule set is one of them.
+    path.write_text(
+        f'version: 1\nbackends: {{u: {{urls: ["http://127.0.0.1:{up}"]}}}}\ncohorts: {{c: {{key: [client.ip]}}}}\nroutes:\n{items}'
+        f'  - {{id: rest, match: {{prefix: /}}, legacy: u, response_headers: {{set: {{X-Rule: "{version}"}}}}}}\n'
+    )
+
+
 def banyan(folder, up, routes, version=0, log="off", env=None, tls=None, h2=False, threads=1, core=PROXY_CORE):
     port, admin, tls_port, h2_port = lease(), lease(), lease(), lease()
     rules = folder / "rules"
@@ -207,14 +217,8 @@ def banyan(folder, up, routes, version=0, log="off", env=None, tls=None, h2=Fals
     rules.mkdir()
 
     def write(version):
-        items = "".join(f'  - {{id: r{n}, match: {{prefix: /svc{n}}}, legacy: u, serverless: u, cohort: c, stage: canary, share: 50%}}\n' for n in range(routes))
-        # The header stands in one route: what a team changes in a large rule set is one of them.
-        text = (
-            f'version: 1\nbackends: {{u: {{urls: ["http://127.0.0.1:{up}"]}}}}\ncohorts: {{c: {{key: [client.ip]}}}}\nroutes:\n{items}'
-            f'  - {{id: rest, match: {{prefix: /}}, legacy: u, response_headers: {{set: {{X-Rule: "{version}"}}}}}}\n'
-        )
         beside = folder / "rules.new"
-        beside.write_text(text)
+        banyan_rules(beside, up, routes, version)
         beside.rename(rules / "rules.yaml")
 
     write(version)
@@ -239,6 +243,15 @@ def bare(folder, up, _routes, tls=None, h2=False):
     if h2:
         args += ["--h2c", f"127.0.0.1:{h2_port}"]
     return ports(Running("bare", args, port, PROXY_CORE, folder), tls_port, h2_port), lambda v: None
+
+
+def lane(folder, up, routes, log="file"):
+    """The prototype of a lane of our own (docs/own-lane.md), with Banyan's rules."""
+    port, rules = lease(), folder / "rules"
+    rules.mkdir()
+    banyan_rules(rules / "rules.yaml", up, routes, 0)
+    access = "off" if log == "off" else folder / "access.log"
+    return Running("lane", [LANE, rules, access, f"127.0.0.1:{port}=plain"], port, PROXY_CORE, folder), lambda v: None
 
 
 PEERS = {"nginx": nginx, "haproxy": haproxy, "envoy": envoy, "banyan": banyan}

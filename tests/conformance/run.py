@@ -1,6 +1,6 @@
 """Runs cases through a proxy and judges what came out on both sides.
 
-`python tests/conformance/run.py [--proxy naive] [--only TEXT] [--show]`: a line for each class and each finding; exit 1 when there is one.
+`python tests/conformance/run.py [--proxy naive|lane] [--only TEXT] [--show]`: a line for each class and each finding; exit 1 when there is one.
 """
 
 import argparse
@@ -9,6 +9,7 @@ import concurrent.futures
 import pathlib
 import queue
 import socket
+import subprocess
 import sys
 import tempfile
 import time
@@ -64,6 +65,27 @@ def naive_workers(count):
         worker.heal = naive.forget
         workers.append(worker)
     return None, workers
+
+
+def lane_workers(count, folder):
+    """The prototype of docs/own-lane.md; `cargo build -p own-lane` builds it."""
+    from conftest import PROFILE, TARGET, lease_port
+
+    origins, ports = [Origin() for _ in range(count)], [lease_port() for _ in range(count)]
+    (folder / "rules").mkdir(parents=True)
+    backends = "".join(f'  w{n}: {{urls: ["http://127.0.0.1:{origin.port}"]}}\n' for n, origin in enumerate(origins))
+    routes = "".join(f"  - {{id: r{n}, match: {{prefix: /, listener: w{n}}}, legacy: w{n}}}\n" for n in range(count))
+    (folder / "rules/r.yaml").write_text(f"version: 1\nbackends:\n{backends}routes:\n{routes}")
+    lane = subprocess.Popen([TARGET / PROFILE / "own-lane", folder / "rules", "off", *(f"127.0.0.1:{port}=w{n}" for n, port in enumerate(ports))])
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        try:
+            socket.create_connection(("127.0.0.1", ports[-1]), timeout=1).close()
+            break
+        except OSError:
+            time.sleep(0.02)  # it has no other sign that it listens
+    lane.stop = lambda signal=9: lane.send_signal(signal)
+    return lane, [Worker(*each) for each in zip(origins, ports)]
 
 
 def exchange(port, data):
@@ -322,13 +344,15 @@ def report(results, show=False):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--proxy", choices=["banyan", "naive"], default="banyan")
+    parser.add_argument("--proxy", choices=["banyan", "naive", "lane"], default="banyan")
     parser.add_argument("--only", default="")
     parser.add_argument("--show", action="store_true")
     args = parser.parse_args()
-    suites = [(all_cases(), one)] if args.proxy == "naive" else [(all_cases(), one), (list(frames.cases()), one_h2), (list(answers.cases()), one_answer)]
+    h1, h2, of_backends = (all_cases(), one), (list(frames.cases()), one_h2), (list(answers.cases()), one_answer)
+    suites = {"naive": [h1], "lane": [h1, of_backends], "banyan": [h1, h2, of_backends]}[args.proxy]
     with tempfile.TemporaryDirectory() as folder:
-        banyan, workers = naive_workers(6) if args.proxy == "naive" else banyan_workers(6, pathlib.Path(folder) / "b")
+        own = pathlib.Path(folder) / "b"
+        banyan, workers = {"naive": lambda: naive_workers(6), "lane": lambda: lane_workers(6, own), "banyan": lambda: banyan_workers(6, own)}[args.proxy]()
         try:
             results = []
             for cases, run in suites:
