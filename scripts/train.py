@@ -44,6 +44,16 @@ def lease(count):
     return ports
 
 
+def answers(port):
+    """Waits for a server: what it prints comes before it listens."""
+    for _ in range(500):
+        try:
+            return socket.create_connection(("127.0.0.1", port), timeout=5).close()
+        except OSError:
+            time.sleep(0.02)
+    raise SystemExit(f"train: nothing listens on {port}")
+
+
 def besides(program, legacy, folder):
     """What of the traffic needs nothing but a proxy, through the bench's bare pingora or its own lane."""
     port, = lease(1)
@@ -74,7 +84,7 @@ def besides(program, legacy, folder):
                 connection.getresponse().read()
             done.append(count)
 
-        time.sleep(2)
+        answers(port)
         threads = [threading.Thread(target=client) for _ in range(CLIENTS)]
         [it.start() for it in threads]
         [it.join() for it in threads]
@@ -92,6 +102,8 @@ def main(banyan, *more):
     own = {**os.environ, "LLVM_PROFILE_FILE": "/dev/null"}
     airline = subprocess.Popen([banyan, "demo", "--no-traffic", "--listen", f"127.0.0.1:{demo[0]}", "--admin", f"127.0.0.1:{demo[1]}"], stdout=subprocess.PIPE, text=True, env=own)
     legacy, serverless = re.findall(r"http://127.0.0.1:(\d+)", airline.stdout.readline())[:2]
+    for side in (legacy, serverless):
+        answers(int(side))
     rules = folder / "rules"
     rules.mkdir()
 
@@ -137,7 +149,7 @@ def main(banyan, *more):
                 answer = connection.getresponse()
                 answer.read()
                 if answer.status >= 500:
-                    raise SystemExit(f"train: {answer.status}")
+                    raise RuntimeError(f"{answer.status} for {kind}: {dict(answer.headers)}")
             done.append(count)
 
         threads = [threading.Thread(target=client, args=(number,)) for number in range(CLIENTS)]

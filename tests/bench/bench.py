@@ -7,7 +7,7 @@ request comes from the kernel's run time of the proxy's own threads, which satur
     make bench                                   everything, about half an hour
     make bench BENCH_ARGS="--rounds 3 --secs 2 --works plain"
 Works: plain (1 KiB and 64 KiB keep-alive; Banyan with all that is on by default, its access log in a file), post (4 KiB up), tls (a connection for each request, resumed), h2
-(to HTTP/1.1), rate (as much as arrives), observed (metrics, log and trace headers against none of them), counts (instructions and system calls), routes (10, 10,000 and 100,000),
+(to HTTP/1.1), rate (as much as arrives), observed (metrics, log and trace headers against none of them), counts (instructions, allocations and system calls), lane (a prototype, docs/own-lane.md), routes (10, 10,000 and 100,000),
 reload (10 and 10,000 routes, under load), load (100,000 routes), resting (memory of connections), threads (1 and 2), functions (calls of a Lambda function, beside Envoy's
 aws_lambda filter), mirror (every request copied to a fast, a slow and a dead shadow, beside nginx's and Envoy's mirrors), compare (how many answers one core compares), tunnels
 (TCP with PROXY headers, and resting connections, beside HAProxy).
@@ -32,7 +32,7 @@ import zipfile
 
 from counts import counts
 from mirror import compare, mirror, mirror_claims
-from peers import BANYAN, LOAD_CORE, PEERS, PROXY_CORE, ROOT, VENV, Running, banyan, bare, interleaved, lease, ratios, show, upstream
+from peers import BANYAN, LOAD_CORE, PEERS, PROXY_CORE, ROOT, VENV, Running, banyan, bare, interleaved, lane, lease, nginx, ratios, show, upstream
 from protocols import h2, post, rate, resting, threads, tls
 from tunnels import tunnels
 
@@ -48,6 +48,24 @@ def plain(folder, args, report):
             report[title] = table
     finally:
         [r.stop() for r in (*running, up)]
+
+
+def own_lane(folder, args, report):
+    """The prototype of docs/own-lane.md between the framework alone and the product, both with all that is on by default."""
+    up = upstream(folder)
+    make = {"nginx": nginx, "bare": bare, "banyan": lambda *it: banyan(*it, log="file"), "lane": lane}
+    running = {}
+    try:
+        for name, start in make.items():
+            (folder / name).mkdir()
+            running[name] = start(folder / name, up.port, 10)[0]
+        for path, size in [("/1k", "1 KiB"), ("/64k", "64 KiB")]:
+            title = f"own lane: {size}"
+            table = ratios(interleaved({name: (it, path) for name, it in running.items()}, args.rounds, args.secs, 32), "nginx")
+            show(title, table)
+            report[title] = table
+    finally:
+        [it.stop() for it in (*running.values(), up)]
 
 
 def routes(folder, args, report):
@@ -313,7 +331,7 @@ def claims(report):
 
 
 WORKS = {
-    "plain": plain, "post": post, "tls": tls, "h2": h2, "rate": rate, "observed": observed, "counts": counts, "routes": routes, "reload": reload, "load": load, "resting": resting,
+    "plain": plain, "post": post, "tls": tls, "h2": h2, "rate": rate, "observed": observed, "counts": counts, "lane": own_lane, "routes": routes, "reload": reload, "load": load, "resting": resting,
     "threads": threads, "functions": functions, "mirror": mirror, "compare": compare, "tunnels": tunnels,
 }
 

@@ -232,3 +232,31 @@ pub fn rate(ctx: &mut Context, limits: &Limits) -> Result<()> {
     ctx.cause = Some("body_rate");
     Err(Error::explain(ErrorType::HTTPStatus(408), "request body too slow").into_down())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_made_roomy_is_the_same_request() {
+        let written = |head: &RequestHeader| {
+            let mut bytes = Vec::new();
+            head.header_to_h1_wire(&mut bytes);
+            let target = String::from_utf8_lossy(head.raw_path()).into_owned();
+            (bytes, target, head.method.clone(), head.version)
+        };
+        for target in ["/a/b?c=d", "/", "*", "http://h/a", "/\u{e9}"] {
+            for count in 0..=FEW + 1 {
+                let mut head = RequestHeader::build("PUT", target.as_bytes(), Some(count)).expect("head");
+                head.set_version(http::Version::HTTP_11);
+                for number in 0..count {
+                    head.append_header(format!("X-TeNaNt-{}", number / 2), format!("v{number}"))
+                        .expect("header");
+                }
+                let before = written(&head);
+                roomy(&mut head).expect("roomy");
+                assert_eq!(written(&head), before, "{target} with {count}");
+            }
+        }
+    }
+}

@@ -48,16 +48,20 @@ pub async fn answering(
     waiter: &mut Waiter,
 ) -> std::result::Result<Answered, Failed> {
     let mut buffer = BytesMut::with_capacity(BUFFER);
+    // What stands behind an interim answer may be all there already.
+    let mut more = true;
     loop {
-        let read = waiter.within(IDLE, backend.read_buf(&mut buffer)).await.unwrap_or(0);
-        if read == 0 {
+        if more && waiter.within(IDLE, backend.read_buf(&mut buffer)).await.unwrap_or(0) == 0 {
             return Err(if buffer.is_empty() { Failed::Closed } else { Failed::Backend("answer_cut") });
         }
         let mut headers = [EMPTY_HEADER; HEADERS_MAX];
         let mut parsed = httparse::Response::new(&mut headers);
         let end = match parsed.parse(&buffer) {
             Ok(httparse::Status::Complete(end)) => end,
-            Ok(httparse::Status::Partial) if buffer.len() <= HEAD_MAX => continue,
+            Ok(httparse::Status::Partial) if buffer.len() <= HEAD_MAX => {
+                more = true;
+                continue;
+            }
             Ok(httparse::Status::Partial) | Err(_) => return Err(Failed::Backend("answer_malformed")),
         };
         let status = parsed.code.unwrap_or_default();
@@ -67,6 +71,7 @@ pub async fn answering(
             }
             client.write_all(&buffer[..end]).await.map_err(|_| Failed::Client)?;
             buffer.advance(end);
+            more = buffer.is_empty();
             continue;
         }
         let (framed, connection) = match (framing(parsed.headers), Connection::read(parsed.headers)) {
