@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 const LOOK: Duration = Duration::from_millis(100);
+/// Where there is no limit, for the gauge.
+const LOOK_UNLIMITED: Duration = Duration::from_secs(1);
 /// It is over when so many percent of the limit are in use, so that it does not flicker.
 const OVER_AT: u64 = 95;
 /// Of a limit that others have set: the kernel counts what we do not see, buffers of sockets first.
@@ -35,7 +37,7 @@ impl Memory {
 
     /// For as long as the process lives.
     pub async fn watch(self: Arc<Self>, metrics: Arc<Metrics>) {
-        let mut looks = tokio::time::interval(LOOK);
+        let mut looks = tokio::time::interval(if self.limit.is_some() { LOOK } else { LOOK_UNLIMITED });
         loop {
             looks.tick().await;
             let Some(resident) = resident() else { continue };

@@ -191,8 +191,8 @@ impl Answer {
         self.session.read_response_body().await.map_err(|error| error.into_up())
     }
 
-    /// Back to the pool, once `chunk` gave `None`.
-    pub async fn release(self, client: &Client) {
+    /// Back to the pool, once `chunk` gave `None`. What is left is the head.
+    pub async fn release(self, client: &Client) -> ResponseHeader {
         if !self.taken {
             return self.abandon().await;
         }
@@ -200,11 +200,13 @@ impl Answer {
         client.connector.release_http_session(self.session, &self.peer, idle).await;
         // It rests from now on.
         drop(self.in_use);
+        self.head
     }
 
     /// Closes without reading on.
-    pub async fn abandon(mut self) {
+    pub async fn abandon(mut self) -> ResponseHeader {
         self.session.shutdown().await;
+        self.head
     }
 
     /// The whole body, up to `max` bytes; the connection goes back to the pool.

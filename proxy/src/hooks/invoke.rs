@@ -285,8 +285,8 @@ async fn stream(
     }
     // The end of its chunks is mostly there already; a connection that lets itself be waited for is not worth it.
     match tokio::time::timeout(LAST_CHUNK, answer.chunk()).await {
-        Ok(Ok(None)) => answer.release(&shared.supplies.client).await,
-        Ok(Ok(Some(_)) | Err(_)) | Err(_) => answer.abandon().await,
+        Ok(Ok(None)) => drop(answer.release(&shared.supplies.client).await),
+        Ok(Ok(Some(_)) | Err(_)) | Err(_) => drop(answer.abandon().await),
     }
     if !progress.complete || !progress.begun {
         // The connection ended before the function did; what was passed on is not whole.

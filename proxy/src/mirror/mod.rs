@@ -20,7 +20,7 @@ use crate::targets::backend::RunningBackend;
 use crate::trace::Trace;
 use banyan_routes::compare::Verdict;
 use banyan_routes::evidence::Loss;
-use banyan_routes::ids::Side;
+use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::read_back::ReadBack;
 use banyan_routes::table::{Route, ShadowRule, Writes};
 use bytes::Bytes;
@@ -66,7 +66,7 @@ impl Drop for PanicGuard {
 /// Exchanges taken at once, and how long the next are left to gather: nobody waits for a shadow, and each time a thread is woken costs as much as
 /// sending.
 const BATCH: usize = 64;
-const PAUSE: Duration = Duration::from_millis(10);
+const PAUSE: Duration = Duration::from_millis(30);
 /// Copies under way at one time.
 const CONCURRENCY: usize = 64;
 
@@ -324,6 +324,9 @@ impl Mirror {
     }
 
     fn may_control(&self, route: &Route, rule: &ShadowRule) -> bool {
+        if rule.controls == SharePpm::ZERO {
+            return false;
+        }
         let mut all = self.controls.lock().unwrap_or_else(PoisonError::into_inner);
         all.entry(route.id.clone()).or_default().take(rule.controls, Instant::now())
     }

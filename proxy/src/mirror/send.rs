@@ -19,10 +19,11 @@ use crate::targets::backend::RunningBackend;
 use crate::targets::function::RunningFunction;
 use banyan_routes::table::{Timeouts, is_safe};
 use bytes::{Bytes, BytesMut};
+use http::response::Parts;
 use http::{HeaderMap, header};
 use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
-use pingora_http::RequestHeader;
+use pingora_http::{RequestHeader, ResponseHeader};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -137,25 +138,24 @@ impl Sender {
                 };
                 let answer = sent.map_err(|failed| failed.error)?;
                 let took = at.elapsed();
-                let (status, headers) = (answer.head.status.as_u16(), answer.head.headers.clone());
-                let (body, truncated) = self.read(answer, copy.max).await?;
+                let (head, body, truncated) = self.read(answer, copy.max).await?;
+                let Parts { status, headers, .. } = head.into();
+                let status = status.as_u16();
                 Ok(Shadowed { status, headers, body, truncated, took, cold: false })
             }
         }
     }
 
-    /// Up to `max` bytes, and up to what all copies may keep together; a longer answer is not read on.
-    async fn read(&self, mut answer: Answering, max: usize) -> Result<(Bytes, bool)> {
+    /// Up to `max` bytes, and up to what all copies may keep together; a longer answer is not read on. With the head, which is the caller's then.
+    async fn read(&self, mut answer: Answering, max: usize) -> Result<(ResponseHeader, Bytes, bool)> {
         let mut kept = Tee::new(max, &self.budget);
         while let Some(chunk) = answer.chunk().await? {
             kept.add(&chunk);
             if kept.truncated || kept.starved {
-                answer.abandon().await;
-                return Ok((kept.bytes(), true));
+                return Ok((answer.abandon().await, kept.bytes(), true));
             }
         }
-        answer.release(&self.client).await;
-        Ok((kept.bytes(), false))
+        Ok((answer.release(&self.client).await, kept.bytes(), false))
     }
 
     async fn invoke(
@@ -184,7 +184,7 @@ impl Sender {
             answered.head.headers.get("x-amz-log-result").and_then(|log| Report::read(log.as_bytes()));
         let cold = report.is_some_and(|report| report.init.is_some());
         // Base64 and JSON around the body take half as much again.
-        let (payload, cut) = self.read(answered, max + max / 2 + 4096).await?;
+        let (_, payload, cut) = self.read(answered, max + max / 2 + 4096).await?;
         if !ok {
             let named = named.as_ref().and_then(|named| named.to_str().ok());
             let fault = if status == 200 {
