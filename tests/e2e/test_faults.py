@@ -37,6 +37,12 @@ class OnPrem:
         ip("link", "set", self.far, "netns", self.name)
         ip("addr", "add", f"{self.here}/30", "dev", self.near)
         ip("link", "set", self.near, "up")
+        # While the link is down its route is gone: without another one, packets would go where all others go, and somebody there may answer.
+        self.nowhere = f"{self.name}d"
+        ip("link", "add", self.nowhere, "type", "veth", "peer", "name", f"{self.name}e")
+        ip("link", "set", self.nowhere, "up")
+        ip("link", "set", f"{self.name}e", "up")
+        ip("route", "add", f"10.199.{third}.0/30", "dev", self.nowhere, "metric", "4096")
         self.inside("ip", "addr", "add", f"{self.there}/30", "dev", self.far)
         self.inside("ip", "link", "set", self.far, "up")
         self.inside("ip", "link", "set", "lo", "up")
@@ -51,6 +57,7 @@ class OnPrem:
     def remove(self):
         ip("netns", "del", self.name, check=False)
         ip("link", "del", self.near, check=False)
+        ip("link", "del", self.nowhere, check=False)
 
 
 class Legacy(Process):
@@ -92,9 +99,14 @@ def told(banyan, status, cause, count=1):
 def test_a_black_hole_is_a_timeout_and_a_write_in_it_is_sent_once(start, onprem):
     legacy = start(Legacy, onprem)
     banyan = start(Banyan, rules(f"http://{legacy.address}"))
-    assert write(banyan).status == 302 and legacy.ledger() == ["POST /login"]
-    # Its line comes when the connection rests: a client that is quicker would have a new one made, into the hole.
-    banyan.log_lines(1)
+    # Of a client that leaves at once the framework does not always keep the backend's connection; a new one would be made into the hole.
+    def rests():
+        assert write(banyan).status == 302
+        time.sleep(1.2)  # the gauge is a second old at the most
+        return banyan.metric("banyan_backend_connections", backend="b", state="idle") == 1
+
+    wait_for("a connection that rests", rests, seconds=30)
+    before = legacy.ledger()
     # The connection is there; the request arrives, and its answer does not.
     onprem.silent(True)
     begun = time.monotonic()
@@ -105,7 +117,7 @@ def test_a_black_hole_is_a_timeout_and_a_write_in_it_is_sent_once(start, onprem)
     told(banyan, 504, "connect_timeout")
     onprem.silent(False)
     wait_for("the ledger", lambda: legacy.ledger() is not None)
-    assert legacy.ledger() == ["POST /login"] * 2, "the first, and the one whose answer was lost, once"
+    assert legacy.ledger() == [*before, "POST /login"], "those before, and the one whose answer was lost, once"
     wait_for("service", lambda: write(banyan).status == 302)
 
 
