@@ -98,15 +98,11 @@ def told(banyan, status, cause, count=1):
 
 def test_a_black_hole_is_a_timeout_and_a_write_in_it_is_sent_once(start, onprem):
     legacy = start(Legacy, onprem)
-    banyan = start(Banyan, rules(f"http://{legacy.address}"))
-    # Of a client that leaves at once the framework does not always keep the backend's connection; a new one would be made into the hole.
-    def rests():
-        assert write(banyan).status == 302
-        time.sleep(1.2)  # the gauge is a second old at the most
-        return banyan.metric("banyan_backend_connections", backend="b", state="idle") == 1
-
-    wait_for("a connection that rests", rests, seconds=30)
-    before = legacy.ledger()
+    # On one thread: of two, the framework may not get hold of a connection that rests when its look-out is slow to let go, and makes a new one, into the hole.
+    banyan = start(Banyan, rules(f"http://{legacy.address}"), settings="version: 1\nthreads: 1\n")
+    assert write(banyan).status == 302 and legacy.ledger() == ["POST /login"]
+    # Its line comes when the connection rests.
+    banyan.log_lines(1)
     # The connection is there; the request arrives, and its answer does not.
     onprem.silent(True)
     begun = time.monotonic()
@@ -117,7 +113,7 @@ def test_a_black_hole_is_a_timeout_and_a_write_in_it_is_sent_once(start, onprem)
     told(banyan, 504, "connect_timeout")
     onprem.silent(False)
     wait_for("the ledger", lambda: legacy.ledger() is not None)
-    assert legacy.ledger() == [*before, "POST /login"], "those before, and the one whose answer was lost, once"
+    assert legacy.ledger() == ["POST /login"] * 2, "the first, and the one whose answer was lost, once"
     wait_for("service", lambda: write(banyan).status == 302)
 
 
