@@ -94,8 +94,11 @@ pub fn start(
     let metrics = Arc::new(Metrics::new());
     let live = Arc::new(LiveTable::default());
     let observe = settings.observe.clone();
-    let log = LogSender::start(&observe.access, metrics.log_dropped.clone()).context("access log")?;
-    let emf_log = observe.emf.as_ref().map(|emf| LogSender::start(&emf.to, metrics.log_dropped.clone()));
+    // Each listener's service has threads of its own.
+    let writing = settings.threads * settings.listeners.len();
+    let log =
+        LogSender::start(&observe.access, writing, metrics.log_dropped.clone()).context("access log")?;
+    let emf_log = observe.emf.as_ref().map(|emf| LogSender::start(&emf.to, 1, metrics.log_dropped.clone()));
     let emf_log = emf_log.transpose().context("logs.emf")?;
     let certificates: Vec<Option<Arc<HotCertificate>>> = settings
         .listeners

@@ -3,7 +3,7 @@
 //! Input: what routes have counted. Output: JSON lines, which CloudWatch Logs turns into metrics. Must not: say a figure of a route that nobody
 //! asked for, or be in the way of a request. Source: CloudWatch embedded metric format specification.
 
-use crate::access_log::{Line, LogSender, key};
+use crate::access_log::{Line, LogSender, quoted};
 use crate::figures::{Count, Figures};
 use crate::live::Live;
 use crate::settings::Emf;
@@ -45,7 +45,7 @@ pub async fn run(emf: Emf, log: LogSender, live: impl Fn() -> Option<Arc<Live>>)
                 let share = live.conditions(number as u32, route, None).share.ratio();
                 let revision = serving.table.revision.as_str();
                 let about = About { route: &route.id, stage: route.stage.as_str(), revision, share };
-                log.send(object(&emf.namespace, now, &about, &earlier, &count, seconds));
+                log.send(|line| object(line, &emf.namespace, now, &about, &earlier, &count, seconds));
             }
             counts.insert(route.id.clone(), count);
         }
@@ -61,13 +61,14 @@ struct About<'a> {
 }
 
 fn object(
+    line: &mut Line<'_>,
     namespace: &str,
     now: Duration,
     about: &About<'_>,
     earlier: &Count,
     later: &Count,
     seconds: f64,
-) -> Vec<u8> {
+) {
     let (mut declared, mut values) =
         (vec![r#"{"Name":"SharePercent","Unit":"Percent"}"#.to_owned()], Vec::new());
     for side in Side::ALL {
@@ -93,19 +94,18 @@ fn object(
         r#"{{"Timestamp":{},"CloudWatchMetrics":[{{"Namespace":"{namespace}","Dimensions":[["route"]],"Metrics":[{metrics}]}}]}}"#,
         now.as_millis()
     );
-    let mut line = Line::new();
     line.raw("_aws", &aws);
-    line.clean(key!("route"), about.route);
-    line.clean(key!("stage"), about.stage);
-    line.clean(key!("revision"), about.revision);
+    line.clean(quoted!("route"), about.route);
+    line.clean(quoted!("stage"), about.stage);
+    line.clean(quoted!("revision"), about.revision);
     line.raw("SharePercent", &format!("{}", about.share * 100.0));
     values.into_iter().for_each(|(name, value)| line.raw(name, &format!("{value:.3}")));
-    line.end()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::access_log::line;
     use serde_json::{Value, json};
 
     #[test]
@@ -113,7 +113,8 @@ mod tests {
         let earlier = Count::default();
         let later = Count { answered: [40, 0], failed: [2, 0], ..earlier };
         let about = About { route: "orders", stage: "ramp", revision: "abc", share: 0.25 };
-        let bytes = object("Banyan", Duration::from_millis(1_700), &about, &earlier, &later, 60.0);
+        let now = Duration::from_millis(1_700);
+        let bytes = line(|line| object(line, "Banyan", now, &about, &earlier, &later, 60.0));
         let value: Value = serde_json::from_slice(&bytes).expect("JSON");
         assert_eq!((&value["_aws"]["Timestamp"], &value["route"]), (&json!(1_700), &json!("orders")));
         let directive = &value["_aws"]["CloudWatchMetrics"][0];

@@ -202,7 +202,8 @@ class Banyan(Process):
     def log_lines(self, count=None, where=lambda line: True):
         def lines():
             found = [json.loads(line) for line in self.access_path.read_text().splitlines() if line]
-            found = [line for line in found if where(line)]
+            # Workers write apart from each other.
+            found = sorted((line for line in found if where(line)), key=lambda line: line.get("time", 0))
             return found if count is None or len(found) >= count else None
 
         return wait_for(f"{count} access log lines", lines)

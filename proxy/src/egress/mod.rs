@@ -7,7 +7,7 @@ mod ask;
 mod hello;
 mod through;
 
-use crate::access_log::{Line, key};
+use crate::access_log::{Line, key, quoted};
 use crate::arrival::arrive;
 use crate::caps::{Full, Permit, WHOLE};
 use crate::certificates::{HotCertificate, subject};
@@ -307,45 +307,46 @@ impl Tunnel<'_> {
         let up = passed.up + seen.len() as u64;
         metrics.egress.bytes.with_label_values(&[&*reached.rule, "up"]).inc_by(up);
         metrics.egress.bytes.with_label_values(&[&*reached.rule, "down"]).inc_by(passed.down);
-        let mut line = self.line(caller);
-        line.text(key!("rule"), &reached.rule);
-        line.text(key!("server.address"), &reached.host);
-        line.clean(key!("backend.address"), reached.address.to_string());
-        line.number(key!("bytes.up"), up);
-        line.number(key!("bytes.down"), passed.down);
-        if passed.idle {
-            line.text(key!("cause"), "egress_idle");
-        }
-        self.exit.egress.shared.log.send(line.end());
+        self.exit.egress.shared.log.send(|line| {
+            self.write(line, caller);
+            line.text(quoted!("rule"), &reached.rule);
+            line.text(quoted!("server.address"), &reached.host);
+            line.clean(quoted!("backend.address"), reached.address.to_string());
+            line.number(key!("bytes.up"), up);
+            line.number(key!("bytes.down"), passed.down);
+            if passed.idle {
+                line.clean(quoted!("cause"), "egress_idle");
+            }
+        });
     }
 
     fn refused(&self, caller: &Caller, target: &str, refused: &Refused) {
         let shared = &self.exit.egress.shared;
         shared.metrics.refused.with_label_values(&[refused.cause]).inc();
-        let mut line = self.line(caller);
-        if let Some(rule) = &refused.rule {
-            line.text(key!("rule"), rule);
-        }
-        if !target.is_empty() {
-            line.text(key!("server.address"), target);
-        }
-        if refused.status > 0 {
-            line.number(key!("http.response.status_code"), u64::from(refused.status));
-        }
-        line.text(key!("cause"), refused.cause);
-        shared.log.send(line.end());
+        shared.log.send(|line| {
+            self.write(line, caller);
+            if let Some(rule) = &refused.rule {
+                line.text(quoted!("rule"), rule);
+            }
+            if !target.is_empty() {
+                line.text(quoted!("server.address"), target);
+            }
+            if refused.status > 0 {
+                line.number(key!("http.response.status_code"), u64::from(refused.status));
+            }
+            line.clean(quoted!("cause"), refused.cause);
+        });
     }
 
-    fn line(&self, caller: &Caller) -> Line {
-        let mut line = Line::new();
+    /// What every line says of a connection.
+    fn write(&self, line: &mut Line<'_>, caller: &Caller) {
         line.seconds(key!("time"), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-        line.text(key!("listener"), &self.exit.listener.name);
-        line.clean(key!("client.address"), caller.address.map(|it| it.to_string()).unwrap_or_default());
+        line.text(quoted!("listener"), &self.exit.listener.name);
+        line.clean(quoted!("client.address"), caller.address.map(|it| it.to_string()).unwrap_or_default());
         if let Some(endpoint) = &caller.endpoint {
-            line.text(key!("client.vpce"), endpoint);
+            line.text(quoted!("client.vpce"), endpoint);
         }
         line.seconds(key!("duration"), self.begun.elapsed());
-        line
     }
 }
 

@@ -3,7 +3,7 @@
 //! Input: the context, and the error if there was one. Output: metrics and one access log line. Must not: block: the
 //! connection is not reused before this returns.
 
-use crate::access_log::{Line, NAME_MAX, PATH_MAX, cut, key};
+use crate::access_log::{self, Line, NAME_MAX, PATH_MAX, cut, key, quoted};
 use crate::context::Context;
 use crate::hooks::fail;
 use crate::metrics::{NONE, Seen};
@@ -44,14 +44,16 @@ pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut 
     let logged = shared.log.is_on() && sampled(shared, ctx) && !shared.unobserved;
     let tapped = shared.taps.any();
     if logged || tapped {
-        let line = || line(shared, session, ctx, elapsed, shadow.as_ref());
+        let write = |line: &mut Line<'_>| write(line, shared, session, ctx, elapsed, shadow.as_ref());
         if tapped {
             let (side, reason) = words(ctx);
             let route = ctx.route().map_or(NONE, |route| &route.id);
-            shared.taps.offer(&Decided { route, side, reason, status: ctx.status }, line);
+            shared
+                .taps
+                .offer(&Decided { route, side, reason, status: ctx.status }, || access_log::line(write));
         }
         if logged {
-            shared.log.send(line());
+            shared.log.send(write);
         }
     }
 }
@@ -158,57 +160,57 @@ fn sampled(shared: &Shared, ctx: &Context) -> bool {
     ctx.status >= 400 || ctx.cause.is_some() || ctx.trace.falls_in(share)
 }
 
-fn line(
+/// The request as the log knows it.
+fn write(
+    line: &mut Line<'_>,
     shared: &Shared,
     session: &Session,
     ctx: &Context,
     elapsed: Duration,
     shadow: Option<&Trace>,
-) -> Vec<u8> {
+) {
     let request = session.req_header();
-    let mut line = Line::new();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     line.seconds(key!("time"), now);
-    line.clean(key!("trace_id"), ctx.trace.id());
-    line.clean(key!("span_id"), ctx.trace.span());
+    line.clean(quoted!("trace_id"), ctx.trace.id());
+    line.clean(quoted!("span_id"), ctx.trace.span());
     if let Some(shadow) = shadow {
-        line.clean(key!("shadow_id"), shadow.span());
+        line.clean(quoted!("shadow_id"), shadow.span());
     }
-    line.text(key!("http.request.method"), request.method.as_str());
-    let target = String::from_utf8_lossy(request.raw_path());
-    line.text(key!("url.path"), cut(split_target(&target).0, PATH_MAX));
-    line.clean(key!("url.scheme"), ctx.client.scheme());
-    line.text(key!("server.address"), cut(&ctx.public_host, NAME_MAX));
-    line.clean(key!("network.protocol.version"), version(request.version));
-    line.address(key!("client.address"), ctx.client.address);
+    line.text(quoted!("http.request.method"), request.method.as_str());
+    let target = request.raw_path();
+    let path = memchr::memchr(b'?', target).map_or(target, |query| &target[..query]);
+    line.foreign(quoted!("url.path"), path, PATH_MAX);
+    line.clean(quoted!("url.scheme"), ctx.client.scheme());
+    line.text(quoted!("server.address"), cut(&ctx.public_host, NAME_MAX));
+    line.clean(quoted!("network.protocol.version"), version(request.version));
+    line.address(quoted!("client.address"), ctx.client.address);
     if let Some(endpoint) = &ctx.endpoint {
-        line.text(key!("client.vpce"), endpoint);
+        line.text(quoted!("client.vpce"), endpoint);
     }
-    let agent =
-        request.headers.get(header::USER_AGENT).map(|agent| String::from_utf8_lossy(agent.as_bytes()));
-    if let Some(agent) = agent {
-        line.text(key!("user_agent.original"), cut(&agent, NAME_MAX));
+    if let Some(agent) = request.headers.get(header::USER_AGENT) {
+        line.foreign(quoted!("user_agent.original"), agent.as_bytes(), NAME_MAX);
     }
     let listener = shared.settings.listeners.get(ctx.listener).map_or("", |listener| &listener.name);
-    line.clean(key!("listener"), listener);
+    line.clean(quoted!("listener"), listener);
     line.number(key!("http.response.status_code"), u64::from(ctx.status));
     if let Some(route) = ctx.route() {
-        line.clean(key!("route"), route.id.as_bytes());
-        line.clean(key!("stage"), route.stage.as_str());
+        line.clean(quoted!("route"), route.id.as_bytes());
+        line.clean(quoted!("stage"), route.stage.as_str());
     }
     if let Some(decision) = &ctx.decision {
-        line.clean(key!("side"), decision.side.as_str());
-        line.clean(key!("reason"), decision.reason.as_str());
+        line.clean(quoted!("side"), decision.side.as_str());
+        line.clean(quoted!("reason"), decision.reason.as_str());
         if let Some(bucket) = decision.bucket {
             line.number(key!("bucket"), u64::from(bucket));
         }
     }
     if let Some(sent) = &ctx.sent {
-        line.clean(key!("backend"), sent.backend.definition.id.as_bytes());
-        line.clean(key!("backend.address"), sent.endpoint.text.as_bytes());
+        line.clean(quoted!("backend"), sent.backend.definition.id.as_bytes());
+        line.clean(quoted!("backend.address"), sent.endpoint.text.as_bytes());
     }
     if let Some(live) = &ctx.live {
-        line.clean(key!("revision"), live.serving.table.revision.as_str());
+        line.clean(quoted!("revision"), live.serving.table.revision.as_str());
     }
     line.seconds(key!("duration"), elapsed);
     if let Some(first_byte) = ctx.first_byte {
@@ -231,12 +233,11 @@ fn line(
         }
     }
     if let Some(cause) = ctx.cause {
-        line.clean(key!("cause"), cause);
+        line.clean(quoted!("cause"), cause);
     }
     if let Some(detail) = &ctx.detail {
-        line.text(key!("detail"), detail);
+        line.text(quoted!("detail"), detail);
     }
-    line.end()
 }
 
 fn version(version: Version) -> &'static str {

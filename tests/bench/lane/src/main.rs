@@ -52,7 +52,7 @@ fn lane(rules: &str, log: &str) -> Result<Lane> {
     let addresses = table.backends.iter().map(|it| address(&it.target)).collect::<Result<_>>()?;
     let metrics = Metrics::new();
     let target = if log == "off" { LogTarget::Off } else { LogTarget::File(log.into()) };
-    let log = LogSender::start(&target, metrics.log_dropped.clone())?;
+    let log = LogSender::start(&target, 1, metrics.log_dropped.clone())?;
     let routes = table.routes.iter().map(|_| RouteMetrics::default()).collect();
     let pool = upstream::Pool::new(table.backends.len());
     Ok(Lane { table, addresses, metrics, routes, log, pool })

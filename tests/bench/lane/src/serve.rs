@@ -7,7 +7,7 @@ use crate::answer::{Answered, BUFFER, Failed, HEAD_MAX, HEADERS_MAX, IDLE, answe
 use crate::asked::{Asked, Refusal, asked};
 use crate::head::{Framing, Left};
 use crate::waiter::Waiter;
-use banyan::access_log::Line;
+use banyan::access_log::{NAME_MAX, key, quoted};
 use banyan::metrics::Seen;
 use banyan::wire::strict::{Found, Strict};
 use banyan_routes::ids::Side;
@@ -252,31 +252,28 @@ fn finish(
     let decision: Option<(Side, _)> = Some((asked.decision.side, asked.decision.reason));
     let seen = Seen { decision, code: answered.status, took, trace_id: asked.trace.trace_id };
     lane.routes[asked.route as usize].count(&lane.metrics, &route.id, &seen);
-    if !lane.log.is_on() {
-        return;
-    }
-    let mut line = Line::new();
-    line.seconds(",\"time\":", SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
-    line.clean(",\"trace_id\":", asked.trace.id());
-    line.clean(",\"span_id\":", asked.trace.span());
-    line.text(",\"http.request.method\":", asked.method.as_str());
-    line.text(",\"url.path\":", asked.path);
-    line.clean(",\"url.scheme\":", "http");
-    line.text(",\"server.address\":", asked.host);
-    line.clean(",\"network.protocol.version\":", if asked.old { "1.0" } else { "1.1" });
-    line.address(",\"client.address\":", peer);
-    line.text(",\"user_agent.original\":", &String::from_utf8_lossy(asked.agent));
-    line.clean(",\"listener\":", listener);
-    line.number(",\"http.response.status_code\":", u64::from(answered.status));
-    line.clean(",\"route\":", route.id.as_bytes());
-    line.clean(",\"stage\":", route.stage.as_str());
-    line.clean(",\"side\":", asked.decision.side.as_str());
-    line.clean(",\"reason\":", asked.decision.reason.as_str());
-    line.clean(",\"backend\":", lane.table.backends[backend].id.as_bytes());
-    line.address(",\"backend.address\":", lane.addresses[backend].ip());
-    line.clean(",\"revision\":", lane.table.revision.as_str());
-    line.seconds(",\"duration\":", took);
-    line.number(",\"http.request.header.size\":", asked.size as u64);
-    line.number(",\"http.response.body.size\":", answered.bytes);
-    lane.log.send(line.end());
+    lane.log.send(|line| {
+        line.seconds(key!("time"), SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default());
+        line.clean(quoted!("trace_id"), asked.trace.id());
+        line.clean(quoted!("span_id"), asked.trace.span());
+        line.text(quoted!("http.request.method"), asked.method.as_str());
+        line.text(quoted!("url.path"), asked.path);
+        line.clean(quoted!("url.scheme"), "http");
+        line.text(quoted!("server.address"), asked.host);
+        line.clean(quoted!("network.protocol.version"), if asked.old { "1.0" } else { "1.1" });
+        line.address(quoted!("client.address"), peer);
+        line.foreign(quoted!("user_agent.original"), asked.agent, NAME_MAX);
+        line.clean(quoted!("listener"), listener);
+        line.number(key!("http.response.status_code"), u64::from(answered.status));
+        line.clean(quoted!("route"), route.id.as_bytes());
+        line.clean(quoted!("stage"), route.stage.as_str());
+        line.clean(quoted!("side"), asked.decision.side.as_str());
+        line.clean(quoted!("reason"), asked.decision.reason.as_str());
+        line.clean(quoted!("backend"), lane.table.backends[backend].id.as_bytes());
+        line.address(quoted!("backend.address"), lane.addresses[backend].ip());
+        line.clean(quoted!("revision"), lane.table.revision.as_str());
+        line.seconds(key!("duration"), took);
+        line.number(key!("http.request.header.size"), asked.size as u64);
+        line.number(key!("http.response.body.size"), answered.bytes);
+    });
 }
