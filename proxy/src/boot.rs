@@ -61,7 +61,6 @@ pub struct Running {
     shared: Arc<Shared>,
     /// Keeps the control thread's runtime alive.
     _control_runtime: tokio::runtime::Runtime,
-    _shadow_runtime: tokio::runtime::Runtime,
 }
 
 /// All descriptors that may be had: shells give 1,024, which is enough for 500 tunnels.
@@ -189,9 +188,8 @@ pub fn start(
         on_hup: Box::new(on_hup),
     };
     control_runtime.spawn(control_loop.run());
-    // Threads of its own, so that comparing never takes a worker's turn.
-    let shadow_runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(1)
+    // A thread of its own, so that comparing never takes a worker's turn.
+    let shadow_runtime = tokio::runtime::Builder::new_current_thread()
         .thread_name("shadow")
         .on_thread_start(stand_back)
         .enable_all()
@@ -205,6 +203,10 @@ pub fn start(
     let mirror = Mirror::new(shadow.budget.clone(), metrics.clone(), store.clone(), spans.clone());
     shadow_runtime.spawn(Arc::new(mirror).run(exchanges));
     shadow_runtime.spawn(keep::run(store.clone(), live.clone(), metrics.clone()));
+    std::thread::Builder::new().name("shadow".into()).spawn(move || {
+        stand_back();
+        shadow_runtime.block_on(std::future::pending::<()>());
+    })?;
     let memory = Arc::new(Memory::new(settings.limits.memory_bytes));
     control_runtime.spawn(memory.clone().watch(metrics.clone()));
     let figures = Arc::new(Figurebook::default());
@@ -253,7 +255,6 @@ pub fn start(
         control,
         shared,
         _control_runtime: control_runtime,
-        _shadow_runtime: shadow_runtime,
     })))
 }
 
@@ -299,7 +300,7 @@ impl Running {
 
     /// Serves until told to stop; ends the process.
     pub fn run(self) {
-        let Running { server, doors, control, shared, _control_runtime, _shadow_runtime } = self;
+        let Running { server, doors, control, shared, _control_runtime } = self;
         let ending = shared.clone();
         let mut stop = control.stop.clone();
         _control_runtime.spawn(say_when_listening(shared.clone(), doors));

@@ -210,6 +210,26 @@ def test_a_route_that_is_gone_leaves_no_series(start):
     wait_for("the series to go", lambda: 'route="before"' not in banyan.api("/metrics")[1])
 
 
+def test_so_many_routes_that_their_parsed_form_is_not_kept(start):
+    """Beyond 20,000; what was written is still shown, and the next reload reads all of it again."""
+    def written(changed):
+        routes = "".join(f"  - {{id: r{number}, match: {{path: /p/{number}}}, respond: {{status: {204 if number != 7 else changed}}}}}\n" for number in range(20_001))
+        return f"version: 1\nroutes:\n{routes}"
+
+    def status(path):
+        return curl(f"http://127.0.0.1:{banyan.port}{path}")[0]
+
+    banyan = start(Banyan, written(205))
+    assert (status("/p/7"), status("/p/20000")) == (205, 204)
+    shown = banyan.api("/api/v1/routes/r20000")[1]
+    assert shown["file"] == "rules.yaml" and shown["rule"] == {"id": "r20000", "match": {"path": "/p/20000"}, "respond": {"status": 204}}, shown
+    before = banyan.revision()
+    for text, code, serves in [(written(206), 0, 206), (written(206), 0, 206), ("version: 1\nroutes: [{id: r}]\n", 1, 206), (written(205), 0, 205)]:
+        banyan.write_rules(text)
+        assert banyan.cli("reload").returncode == code and status("/p/7") == serves
+    assert banyan.revision() == before and banyan.api("/api/v1/routes/r7")[1]["rule"]["respond"] == {"status": 205}
+
+
 def test_hup_and_the_admin_api_reload(start):
     banyan = start(Banyan, simple(0, "one"))
     assert banyan.cli("reload").returncode == 0

@@ -302,6 +302,34 @@ def test_nothing_that_goes_wrong_with_the_shadow_is_felt(start, sides, tmp_path,
     assert send(banyan.port, "GET", "/same").status == 200
 
 
+def test_a_connection_between_two_copies_is_used_again_only_while_it_is_open_and_silent(start, sides):
+    """Of a shadow that closes without a word, and of one that says more than it was asked."""
+    accepted, answers = [], []
+
+    def one(connection, data):
+        accepted.append(connection)
+        body, data = LEGACY["/same"].encode(), data
+        while data:
+            assert data.endswith(b"\r\n\r\n") and data.count(b"\r\n\r\n") == 1, data
+            answers.append(data)
+            more = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}" if len(answers) % 7 == 0 else b""
+            connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body + more)
+            if len(answers) % 5 == 0:
+                return
+            data = connection.recv(65536)
+
+    origin = Origin(one)
+    banyan = start(Banyan, rules(sides[0], origin.port))
+    connection = http.client.HTTPConnection("127.0.0.1", banyan.port, timeout=10)
+    for _ in range(400):
+        connection.request("GET", "/same")
+        assert connection.getresponse().read().decode() == LEGACY["/same"]
+    told = settled(banyan, 400)
+    assert (told["compared"], told["mismatched"], told["dropped"]) == (400, 0, 0), told
+    # Each fifth and each seventh answer costs a connection, and each that was begun beside others one more at the most.
+    assert 80 <= len(accepted) <= 300, (len(accepted), len(answers))
+
+
 def test_a_full_queue_drops_and_counts(start, sides):
     origin = Origin(lambda connection, data: time.sleep(60))
     banyan = start(Banyan, rules(sides[0], origin.port, extra=", timeouts: {first_byte: 60s}"))

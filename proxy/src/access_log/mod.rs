@@ -291,7 +291,7 @@ mod tests {
                         log.send(|line| line.number(key!("n"), thread * lines + number));
                         if number % 1_000 == 0 {
                             // So that the writer falls asleep and has to be woken.
-                            std::thread::sleep(Duration::from_millis(25));
+                            std::thread::park_timeout(Duration::from_millis(25));
                         }
                     }
                 });
@@ -318,7 +318,7 @@ mod tests {
             let until = std::time::Instant::now() + Duration::from_secs(10);
             while fs::read_to_string(&path).expect("there").lines().count() < length {
                 assert!(std::time::Instant::now() < until, "line {number} is not written");
-                std::thread::sleep(Duration::from_millis(number % 15));
+                std::thread::park_timeout(Duration::from_millis(number % 15));
             }
         }
         fs::remove_file(&path).expect("removed");

@@ -84,10 +84,10 @@ pub fn route(live: &Live, id: &str) -> Option<Value> {
     value["version"] = json!(1);
     value["revision"] = json!(serving.table.revision);
     if let Some(file) = serving.files.get(route.origin.0 as usize)
-        && let Some(raw) = file.rules.routes.get(route.origin.1 as usize)
+        && let Some(raw) = file.route(route.origin.1 as usize, id)
     {
         value["file"] = json!(file.source.name);
-        value["rule"] = strip_nulls(json!(raw));
+        value["rule"] = strip_nulls(json!(*raw));
     }
     let functions: Vec<Value> =
         Side::ALL.iter().filter_map(|side| function(live, at, route, *side)).collect();

@@ -5,17 +5,20 @@
 
 use crate::caps::{Cap, Closing, SOON, Use};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use http::{Uri, header};
 use pingora_core::connectors::ConnectorOptions;
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::UniqueID;
 use pingora_core::protocols::http::client::HttpSession;
-use pingora_core::upstreams::peer::HttpPeer;
+use pingora_core::protocols::http::v1::client::HttpSession as Http1Session;
+use pingora_core::upstreams::peer::{HttpPeer, Peer};
 use pingora_error::{Error, ErrorType, OrErr, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::os::fd::RawFd;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+use tokio::io::AsyncReadExt;
 
 /// An answer that is larger than its reader takes.
 pub const TOO_LARGE: ErrorType = ErrorType::Custom("answer too large");
@@ -32,6 +35,23 @@ const STALE_MAX: usize = 16;
 /// The pool and TLS configuration of all exchanges.
 pub struct Client {
     connector: Connector<()>,
+    /// Of a client whose exchanges follow each other in rows.
+    near: Option<Mutex<Vec<Near>>>,
+}
+
+/// A connection between two exchanges of a row. Unlike one of the pool, nobody watches it: to be watched and fetched again costs as much as an
+/// exchange does besides. Whoever takes it looks whether it is still open.
+struct Near {
+    session: Http1Session,
+    peer: Box<HttpPeer>,
+    hash: u64,
+}
+
+/// A connection to send over.
+struct Connected {
+    session: HttpSession<()>,
+    reused: bool,
+    in_use: Option<Use>,
 }
 
 /// Why there is no answer.
@@ -51,7 +71,7 @@ pub struct Answer {
     /// Whether the other side read the whole request; if not, the connection cannot be used again.
     taken: bool,
     session: HttpSession<()>,
-    peer: HttpPeer,
+    peer: Box<HttpPeer>,
     in_use: Option<Use>,
 }
 
@@ -66,7 +86,42 @@ fn socket(session: &HttpSession<()>) -> RawFd {
 impl Client {
     /// `pool` connections may rest.
     pub fn new(pool: usize) -> Client {
-        Client { connector: Connector::new(Some(ConnectorOptions::new(pool))) }
+        Client { connector: Connector::new(Some(ConnectorOptions::new(pool))), near: None }
+    }
+
+    /// For exchanges that follow each other; `rest` says that a row is over.
+    pub fn in_rows(pool: usize) -> Client {
+        Client { near: Some(Mutex::default()), ..Client::new(pool) }
+    }
+
+    /// Connections that are near go to the pool, which watches them.
+    pub async fn rest(&self) {
+        let Some(near) = &self.near else { return };
+        let near = std::mem::take(&mut *near.lock().unwrap_or_else(PoisonError::into_inner));
+        for Near { session, peer, .. } in near {
+            let idle = peer.options.idle_timeout;
+            self.connector.release_http_session(HttpSession::H1(session), &*peer, idle).await;
+        }
+    }
+
+    /// A connection that was used a moment ago, and its peer with the timeouts of this one.
+    async fn near(&self, peer: &HttpPeer) -> Option<(Connected, Box<HttpPeer>)> {
+        let near = self.near.as_ref()?;
+        let hash = peer.reuse_hash();
+        loop {
+            let Near { session, peer: mut kept, .. } = {
+                let mut near = near.lock().unwrap_or_else(PoisonError::into_inner);
+                let at = near.iter().rposition(|it| it.hash == hash)?;
+                near.swap_remove(at)
+            };
+            let Some(mut stream) = session.reuse().await else { continue };
+            if stream.read(&mut [0; 1]).now_or_never().is_none() {
+                kept.options.read_timeout = peer.options.read_timeout;
+                kept.options.write_timeout = peer.options.write_timeout;
+                let session = HttpSession::H1(Http1Session::new_with_options(stream, &*kept));
+                return Some((Connected { session, reused: true, in_use: None }, kept));
+            }
+        }
     }
 
     /// `send`, once more over a new connection when a resting one turns out to be closed; for requests that may be sent twice. `head` is
@@ -80,8 +135,13 @@ impl Client {
     ) -> Result<Answer, Failed> {
         let mut tries = 0;
         loop {
-            let head = head().map_err(|error| Failed { error, sent: false, reused: false })?;
-            match self.send_within(cap, peer.clone(), head, body.clone()).await {
+            let head = Box::new(head().map_err(|error| Failed { error, sent: false, reused: false })?);
+            let near = if cap.is_none() { self.near(peer).await } else { None };
+            let sent = match near {
+                Some((connected, kept)) => send_over(connected, kept, head, body.clone()).await,
+                None => self.send_to(cap, peer, head, body.clone()).await,
+            };
+            match sent {
                 // Others that rest may have been closed with it.
                 Err(failed) if failed.reused && tries < STALE_MAX => tries += 1,
                 result => return result,
@@ -90,27 +150,43 @@ impl Client {
     }
 
     /// Sends and waits for the final answer's head. Timeouts are the peer's.
-    pub async fn send(&self, peer: HttpPeer, head: RequestHeader, body: Bytes) -> Result<Answer, Failed> {
-        self.send_within(None, peer, head, body).await
+    pub async fn send(&self, peer: &HttpPeer, head: RequestHeader, body: Bytes) -> Result<Answer, Failed> {
+        self.send_to(None, peer, Box::new(head), body).await
     }
 
     /// `send`, to a backend whose connections are counted.
     pub async fn send_within(
         &self,
         cap: Option<&Arc<Cap>>,
-        peer: HttpPeer,
+        peer: &HttpPeer,
         head: RequestHeader,
         body: Bytes,
     ) -> Result<Answer, Failed> {
+        self.send_to(cap, peer, Box::new(head), body).await
+    }
+
+    async fn send_to(
+        &self,
+        cap: Option<&Arc<Cap>>,
+        peer: &HttpPeer,
+        head: Box<RequestHeader>,
+        body: Bytes,
+    ) -> Result<Answer, Failed> {
+        // In a box: what connecting needs would make every exchange that large, to be copied at each step from its caller to here.
+        let connected = Box::pin(self.connect(cap, peer)).await?;
+        send_over(connected, Box::new(peer.clone()), head, body).await
+    }
+
+    async fn connect(&self, cap: Option<&Arc<Cap>>, peer: &HttpPeer) -> Result<Connected, Failed> {
         let mut closed = 0;
-        let (mut session, reused, in_use) = loop {
-            let connected = self.connector.get_http_session(&peer).await;
+        loop {
+            let connected = self.connector.get_http_session(peer).await;
             let (mut session, reused) = connected.map_err(|error| {
                 let unset = error.esource() == &pingora_error::ErrorSource::Unset;
                 Failed { error: if unset { error.into_up() } else { error }, sent: false, reused: false }
             })?;
             match cap.map_or(Ok(None), |cap| cap.begin(socket(&session))) {
-                Ok(in_use) => break (session, reused, in_use),
+                Ok(in_use) => return Ok(Connected { session, reused, in_use }),
                 Err(Closing) if closed < CLOSED_MAX => {
                     // Closed for another one between the pool and here; whoever keeps it has to see that first.
                     closed += 1;
@@ -122,15 +198,24 @@ impl Client {
                     return Err(Failed { error: error.into_up(), sent: false, reused: false });
                 }
             }
-        };
-        session.set_read_timeout(peer.options.read_timeout);
-        session.set_write_timeout(peer.options.write_timeout);
-        match exchange(&mut session, head, body, peer.is_tls()).await {
-            Ok((head, taken)) => Ok(Answer { head, reused, taken, session, peer, in_use }),
-            Err(error) => {
-                session.shutdown().await;
-                Err(Failed { error: error.into_up(), sent: true, reused })
-            }
+        }
+    }
+}
+
+async fn send_over(
+    connected: Connected,
+    peer: Box<HttpPeer>,
+    head: Box<RequestHeader>,
+    body: Bytes,
+) -> Result<Answer, Failed> {
+    let Connected { mut session, reused, in_use } = connected;
+    session.set_read_timeout(peer.options.read_timeout);
+    session.set_write_timeout(peer.options.write_timeout);
+    match exchange(&mut session, head, body, peer.is_tls()).await {
+        Ok((head, taken)) => Ok(Answer { head, reused, taken, session, peer, in_use }),
+        Err(error) => {
+            session.shutdown().await;
+            Err(Failed { error: error.into_up(), sent: true, reused })
         }
     }
 }
@@ -138,14 +223,14 @@ impl Client {
 /// The answer's head, and whether the whole request was taken.
 async fn exchange(
     session: &mut HttpSession<()>,
-    mut head: RequestHeader,
+    mut head: Box<RequestHeader>,
     body: Bytes,
     tls: bool,
 ) -> Result<(ResponseHeader, bool)> {
     if matches!(session, HttpSession::H2(_)) {
         authority_for_h2(&mut head, tls)?;
     }
-    session.write_request_header(Box::new(head)).await?;
+    session.write_request_header(head).await?;
     if let Err(error) = send_body(session, body).await {
         // Who refuses a request early may close before it has read all of it; the refusal is worth more than the broken pipe.
         let early = tokio::time::timeout(EARLY_ANSWER, answered(session)).await;
@@ -196,8 +281,18 @@ impl Answer {
         if !self.taken {
             return self.abandon().await;
         }
-        let idle = self.peer.options.idle_timeout;
-        client.connector.release_http_session(self.session, &self.peer, idle).await;
+        match (self.session, &client.near) {
+            // Those that are counted count as resting when the pool has them.
+            (HttpSession::H1(mut session), Some(near)) if self.in_use.is_none() => {
+                session.respect_keepalive();
+                let (hash, peer) = (self.peer.reuse_hash(), self.peer);
+                near.lock().unwrap_or_else(PoisonError::into_inner).push(Near { session, peer, hash });
+            }
+            (session, _) => {
+                let idle = self.peer.options.idle_timeout;
+                client.connector.release_http_session(session, &*self.peer, idle).await;
+            }
+        }
         // It rests from now on.
         drop(self.in_use);
         self.head

@@ -233,7 +233,7 @@ pub async fn send(
     let cap = backend.cap.as_ref().map(|(cap, _)| cap);
     let mut peer = peer;
     peer.options.custom_l4 = Some(backend.dials.whole.clone());
-    let sending = async { Ok(client.send_within(cap, peer, head, body).await) };
+    let sending = async { Ok(client.send_within(cap, &peer, head, body).await) };
     match bounded(session, left, sending).await {
         Ok(Ok(answer)) => Ok(answer),
         Ok(Err(failed)) => {

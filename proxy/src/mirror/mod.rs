@@ -31,11 +31,11 @@ use pingora_error::{ErrorType, Result};
 use pingora_http::RequestHeader;
 use send::{Copy, NO_CONNECTION, Sender, Shadowed};
 use std::borrow::Cow;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Receiver;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use xxhash_rust::xxh3::Xxh3;
 
 /// A panic ends one task, and is counted as the one exchange it has cost.
@@ -69,6 +69,10 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(30);
 /// Copies under way at one time.
 const CONCURRENCY: usize = 64;
+/// Those that begin on a batch, each of which sends one copy after the other over the connection it has; and after how long as many again, and twice
+/// as many the next time, help them. A shadow that is fast is asked by few, whose connections and buffers stay warm; one that is slow by all.
+const LANES: usize = 4;
+const STEP: Duration = Duration::from_millis(5);
 
 pub struct Mirror {
     sender: Sender,
@@ -76,6 +80,8 @@ pub struct Mirror {
     store: Arc<EvidenceStore>,
     spans: SpanSender,
     controls: Mutex<HashMap<Box<str>, Controls>>,
+    /// Taken from the queue, and not begun.
+    waiting: Mutex<VecDeque<Exchange>>,
 }
 
 impl Mirror {
@@ -86,7 +92,8 @@ impl Mirror {
         spans: SpanSender,
     ) -> Mirror {
         let sender = Sender::new(budget);
-        Mirror { sender, metrics, store, spans, controls: Mutex::default() }
+        let (controls, waiting) = Default::default();
+        Mirror { sender, metrics, store, spans, controls, waiting }
     }
 
     /// Runs until the queue is closed. Call on the shadow's own runtime.
@@ -95,16 +102,20 @@ impl Mirror {
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             let full = batch.len() == BATCH;
-            for exchange in batch.drain(..) {
-                // What waits here waits in the queue's place, which is bounded and counted.
-                let Ok(permit) = permits.clone().acquire_owned().await else { return };
-                let mirror = self.clone();
-                tokio::spawn(async move {
-                    let mut guard = PanicGuard::new(&mirror, &exchange);
-                    mirror.one(exchange).await;
-                    guard.finished = true;
-                    drop(permit);
-                });
+            self.waiting().extend(batch.drain(..));
+            let mut lanes = LANES;
+            loop {
+                let waiting = self.waiting().len();
+                for _ in 0..lanes.min(waiting) {
+                    // What waits here waits in the queue's place, which is bounded and counted.
+                    let Ok(permit) = permits.clone().acquire_owned().await else { return };
+                    tokio::spawn(self.clone().lane(permit));
+                }
+                tokio::time::sleep(STEP).await;
+                if self.waiting().is_empty() {
+                    break;
+                }
+                lanes = CONCURRENCY.min(lanes * 2);
             }
             if !full {
                 tokio::time::sleep(PAUSE).await;
@@ -112,12 +123,29 @@ impl Mirror {
         }
     }
 
+    /// Sends what waits, one after the other, until nothing does.
+    async fn lane(self: Arc<Mirror>, _permit: OwnedSemaphorePermit) {
+        loop {
+            let Some(exchange) = self.waiting().pop_front() else { break };
+            let mut guard = PanicGuard::new(&self, &exchange);
+            self.one(exchange).await;
+            guard.finished = true;
+        }
+        self.sender.rest().await;
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<Exchange>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     async fn one(&self, exchange: Exchange) {
         let live = exchange.ask.live.clone();
         let route = live.serving.table.route(exchange.ask.found.route);
         let Some(rule) = &route.shadow else { return };
         match (&rule.writes, exchange.capture.shadow) {
-            (Writes::Verify { read, lag }, None) => self.verify(&exchange, route, rule, read, *lag).await,
+            (Writes::Verify { read, lag }, None) => {
+                Box::pin(self.verify(&exchange, route, rule, read, *lag)).await
+            }
             (_, Some(side)) => self.copy(&exchange, route, rule, side).await,
             (Writes::Off | Writes::Sandbox { .. }, None) => {}
         }

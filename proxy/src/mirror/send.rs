@@ -73,7 +73,12 @@ pub struct Sender {
 
 impl Sender {
     pub fn new(budget: Arc<Budget>) -> Sender {
-        Sender { client: Client::new(POOL), budget }
+        Sender { client: Client::in_rows(POOL), budget }
+    }
+
+    /// Those that were sending have nothing left to send.
+    pub async fn rest(&self) {
+        self.client.rest().await;
     }
 
     /// Within `DEADLINE`. `ctx` says for which route, and as what it is sent.
@@ -122,7 +127,7 @@ impl Sender {
         match &backend.function {
             Some(function) => {
                 let event = payload(&original, copy.http2, &ctx, backend, function, &copy.body)?;
-                let called = self.invoke(function, &ctx, cap, peer, event, copy.max).await?;
+                let called = Box::pin(self.invoke(function, &ctx, cap, peer, event, copy.max)).await?;
                 Ok(Shadowed { took: at.elapsed(), ..called })
             }
             None => {
@@ -134,7 +139,7 @@ impl Sender {
                 };
                 let sent = match is_safe(&original.method) {
                     true => self.client.send_safe(cap, &peer, head, copy.body).await,
-                    false => self.client.send_within(cap, peer, head()?, copy.body).await,
+                    false => self.client.send_within(cap, &peer, head()?, copy.body).await,
                 };
                 let answer = sent.map_err(|failed| failed.error)?;
                 let took = at.elapsed();
@@ -175,7 +180,7 @@ impl Sender {
             .request(authority, &event, Some(ctx.trace.xray(None)), &credentials, now)
             .map_err(|text| failed(&text))?;
         let answered =
-            self.client.send_within(cap, peer, head, event.into()).await.map_err(|failed| failed.error)?;
+            self.client.send_within(cap, &peer, head, event.into()).await.map_err(|failed| failed.error)?;
         let ok =
             answered.head.status.is_success() && !answered.head.headers.contains_key("x-amz-function-error");
         let (status, named) =

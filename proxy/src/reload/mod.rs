@@ -32,7 +32,7 @@ use crate::targets::health;
 use crate::targets::resolve;
 use crate::targets::supplies::Supplies;
 use crate::targets::warm;
-use banyan_routes::compile::ReadFile;
+use banyan_routes::compile::{PARSED_MAX, ReadFile};
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::problem::{Place, Problem, Report, Source, report};
 use banyan_routes::read::ReadCache;
@@ -186,7 +186,7 @@ impl Reloader {
         &mut self,
         sources: &[Source],
     ) -> Result<(Option<Arc<Serving>>, Vec<Problem>), Vec<Problem>> {
-        let files = self.read(sources)?;
+        let mut files = self.read(sources)?;
         let (table, warnings) = compile_and_test(&files)?;
         let refused = [
             self.unknown_listeners(&table),
@@ -208,6 +208,10 @@ impl Reloader {
         let backends = self.backends(&table, &files).await?;
         self.handshakes(&table, &backends).await?;
         self.warm(&table, &backends).await;
+        if table.routes.len() > PARSED_MAX {
+            files.iter_mut().for_each(ReadFile::lighten);
+            self.cache = ReadCache::default();
+        }
         let routes = self.runtimes(&table);
         let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
         let (ceilings, limits) = (self.ceilings(&table), self.limits(&table));
@@ -235,7 +239,7 @@ impl Reloader {
         let mut problems = Vec::new();
         for (number, source) in sources.iter().enumerate() {
             let before = known.iter().find(|file| file.source.name == source.name);
-            if let Some(same) = before.filter(|file| file.source.text == source.text) {
+            if let Some(same) = before.filter(|file| !file.lean && file.source.text == source.text) {
                 files.push(same.clone());
                 continue;
             }

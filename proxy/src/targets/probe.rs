@@ -58,7 +58,7 @@ pub async fn function(
     peer.options.total_connection_timeout = Some(CONNECT_MAX);
     peer.options.custom_l4 = Some(backend.dials.checks.clone());
     peer.options.read_timeout = Some(wait_max);
-    let called = supplies.client.send(peer, head, Bytes::from(body)).await;
+    let called = supplies.client.send(&peer, head, Bytes::from(body)).await;
     let called = called.map_err(|failed| failed.error.to_string())?;
     let (status, failed) = (called.head.status, called.head.headers.contains_key("x-amz-function-error"));
     let payload = called.whole(&supplies.client, PAYLOAD_MAX * 2).await.map_err(|error| error.to_string())?;
@@ -96,7 +96,7 @@ pub async fn get(
     peer.options.custom_l4 = Some(backend.dials.checks.clone());
     peer.options.read_timeout = Some(wait_max);
     let got =
-        supplies.client.send(peer, head, Bytes::new()).await.map_err(|failed| failed.error.to_string())?;
+        supplies.client.send(&peer, head, Bytes::new()).await.map_err(|failed| failed.error.to_string())?;
     let found = (got.head.status.as_u16(), got.head.headers.clone());
     let _ = got.whole(&supplies.client, BODY_MAX).await;
     Ok(found)

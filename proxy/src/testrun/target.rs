@@ -109,7 +109,7 @@ impl Target {
         let at = Instant::now();
         let sent = match is_safe(&recorded.method) {
             true => self.client.send_safe(None, &peer, || Ok(head.clone()), recorded.body.clone()).await,
-            false => self.client.send(peer, head, recorded.body.clone()).await,
+            false => self.client.send(&peer, head, recorded.body.clone()).await,
         };
         let mut answer = sent.map_err(|failed| failed.error)?;
         let seconds = Some(at.elapsed().as_secs_f64());

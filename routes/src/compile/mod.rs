@@ -20,7 +20,7 @@ use crate::ids::{DEFAULT_ROUTE, Revision, Side, valid_name};
 use crate::lookup::{Entry, Index};
 use crate::overlap;
 use crate::problem::{Place, Problem, Source, any_error};
-use crate::read::read;
+use crate::read::{item, read};
 use crate::table::{Action, Cohort, Freeze, Policy, RequireRule, Route, RouteTable};
 use crate::terms::KeySource;
 use http::Method;
@@ -29,11 +29,18 @@ use std::fmt;
 use std::sync::Arc;
 use xxhash_rust::xxh3::{Xxh3, xxh3_64};
 
+/// Routes beyond which files are kept without their parsed routes: those take 700 bytes each, half of all that a route costs. A reload then reads all
+/// of them again, which takes a second for 100,000, off the workers.
+pub const PARSED_MAX: usize = 20_000;
+
 /// A file that was read, kept with the text it came from so that a reload reads only what changed.
 #[derive(Clone, Debug)]
 pub struct ReadFile {
     pub source: Source,
+    /// Without its routes when it is `lean`.
     pub rules: Arc<RuleFile>,
+    /// It has been compiled, and has to be read again before it can be once more.
+    pub lean: bool,
     /// The hash of each route's meaning, in the order of `rules.routes`; computed once per item, not once per reload.
     hashes: Arc<[u64]>,
 }
@@ -41,7 +48,22 @@ pub struct ReadFile {
 impl ReadFile {
     pub fn new(source: Source, rules: RuleFile) -> ReadFile {
         let hashes = rules.routes.iter().map(|route| meaning("route", &**route)).collect();
-        ReadFile { source, rules: Arc::new(rules), hashes }
+        ReadFile { source, rules: Arc::new(rules), lean: false, hashes }
+    }
+
+    /// Gives up the parsed routes.
+    pub fn lighten(&mut self) {
+        let mut rules = RuleFile::clone(&self.rules);
+        rules.routes = Vec::new();
+        (self.rules, self.hashes, self.lean) = (Arc::new(rules), Arc::default(), true);
+    }
+
+    /// The route `id` as it was written, at its position in `routes`.
+    pub fn route(&self, position: usize, id: &str) -> Option<Arc<file::Route>> {
+        match self.lean {
+            true => item(&self.source.text, position, id),
+            false => self.rules.routes.get(position).cloned(),
+        }
     }
 
     /// A later version of `before`: items that were carried over keep their hash.
@@ -53,7 +75,7 @@ impl ReadFile {
             known.get(&Arc::as_ptr(route)).copied().unwrap_or_else(|| meaning("route", &**route))
         };
         let hashes = rules.routes.iter().map(hash).collect();
-        ReadFile { source, rules: Arc::new(rules), hashes }
+        ReadFile { source, rules: Arc::new(rules), lean: false, hashes }
     }
 }
 
