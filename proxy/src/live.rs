@@ -81,18 +81,25 @@ impl Limit {
 
 type Losses = [OnceLock<IntCounter>; Loss::ALL.len()];
 
-/// What a route needs while it runs.
+/// What is known of a route that somebody is about to move.
 #[derive(Default)]
-pub struct RouteRuntime {
-    pub metrics: RouteMetrics,
-    /// What its shadows say; made with the first.
-    evidence: OnceLock<Box<Evidence>>,
+pub struct Watched {
     /// What the controller last said of its ramp.
     pub verdict: Mutex<Option<Verdict>>,
     /// Since when nobody has come to its legacy side.
     pub silence: Mutex<Option<Silence>>,
     /// Who came to its legacy side though serverless serves.
     pub callers: Callers,
+}
+
+/// What a route needs while it runs. There may be 100,000: what few of them need is apart.
+#[derive(Default)]
+pub struct RouteRuntime {
+    pub metrics: RouteMetrics,
+    /// What its shadows say; made with the first.
+    evidence: OnceLock<Box<Evidence>>,
+    /// Of a route that ramps or is to be retired; made with the first look at it.
+    watched: OnceLock<Box<Watched>>,
     /// Requests that its ceiling has sent to legacy.
     pub over_ceiling: AtomicU64,
     /// Copies lost, by cause; each made with the first.
@@ -129,6 +136,14 @@ impl RouteRuntime {
 
     pub fn evidence_if_any(&self) -> Option<&Evidence> {
         self.evidence.get().map(|evidence| &**evidence)
+    }
+
+    pub fn watched(&self) -> &Watched {
+        self.watched.get_or_init(Box::default)
+    }
+
+    pub fn watched_if_any(&self) -> Option<&Watched> {
+        self.watched.get().map(|watched| &**watched)
     }
 
     /// Where the reports of a side's function are added up.

@@ -7,7 +7,7 @@
 //! Paths of one host form a tree of segments. Exact paths and templates are found depth first, literal before parameter,
 //! which is their precedence; prefixes and rests are found deepest first, which is theirs.
 
-use crate::pattern::{Conditions, HostPattern, Matcher, PathPattern, Segment};
+use crate::pattern::{HostPattern, Matcher, PathPattern, Segment};
 use crate::request::{RequestFacts, bare_host};
 use hashbrown::{Equivalent, HashMap};
 use std::borrow::Cow;
@@ -149,7 +149,7 @@ impl Index {
             PathPattern::Rest(segments, _) => (self.descend(root, segments.iter().cloned()), Kind::Rest),
             PathPattern::Regex(..) => return self.slots[slot].regexes.push(entry),
         };
-        let free = matcher.conditions.rank() == Conditions::default().rank();
+        let free = matcher.conditions.are_none();
         self.nodes[node as usize].leaves.push(Leaf { kind, free, entry });
     }
 

@@ -11,7 +11,7 @@
 use crate::automata::{Search, common};
 use crate::lookup::{Entry, lower};
 use crate::path::read_path;
-use crate::pattern::{Conditions, HostPattern, Matcher, PathPattern, Segment, ValuePattern};
+use crate::pattern::{HostPattern, Matcher, PathPattern, Segment, ValuePattern};
 use crate::problem::{Place, Problem};
 use crate::request::RequestFacts;
 use crate::table::{Route, RouteTable};
@@ -314,7 +314,7 @@ fn covering(table: &RouteTable, entry: Entry) -> Vec<String> {
     let mut covers: Vec<(usize, String)> = Vec::new();
     for (number, route) in table.routes.iter().enumerate() {
         for matcher in &route.matches {
-            let free = matcher.conditions.rank() == Conditions::default().rank();
+            let free = matcher.conditions.are_none();
             if number as u32 == entry.route || !free || matcher.host != own.host {
                 continue;
             }

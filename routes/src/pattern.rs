@@ -8,6 +8,7 @@ use crate::values::ValueMatch;
 use http::{HeaderName, Method};
 use regex::bytes::Regex;
 use std::cmp::Reverse;
+use std::ops::Deref;
 
 /// Which hosts.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -222,9 +223,12 @@ pub fn full_regex(text: &str) -> Result<Regex, String> {
     build(&format!("^(?:{text})$")).map_err(shorten)
 }
 
-/// The parts of a match besides host and path; all must hold.
+/// The parts of a match besides host and path; all must hold. Most matches have none, and there may be 100,000 of them: those take no room.
 #[derive(Clone, Debug, Default)]
-pub struct Conditions {
+pub struct Conditions(Option<Box<Parts>>);
+
+#[derive(Clone, Debug, Default)]
+pub struct Parts {
     /// Empty: every method.
     pub methods: Vec<Method>,
     pub headers: Vec<(HeaderName, ValuePattern)>,
@@ -245,7 +249,36 @@ pub enum Miss {
     Listener,
 }
 
+impl From<Parts> for Conditions {
+    fn from(parts: Parts) -> Conditions {
+        Conditions((parts.rank() != NO_PARTS.rank()).then(|| Box::new(parts)))
+    }
+}
+
+impl Deref for Conditions {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        self.0.as_deref().unwrap_or(&NO_PARTS)
+    }
+}
+
+static NO_PARTS: Parts = Parts {
+    methods: Vec::new(),
+    headers: Vec::new(),
+    query: Vec::new(),
+    cookies: Vec::new(),
+    listener: None,
+};
+
 impl Conditions {
+    /// Nothing to look at.
+    pub fn are_none(&self) -> bool {
+        self.0.is_none()
+    }
+}
+
+impl Parts {
     /// The first condition that fails, or `None` when all hold.
     pub fn miss(&self, facts: &RequestFacts<'_>) -> Option<Miss> {
         if !self.methods.is_empty() && !self.methods.contains(facts.method) {

@@ -99,7 +99,7 @@ fn count(runtime: &RouteRuntime, slot: usize) -> Count {
 }
 
 fn gate(runtime: &RouteRuntime) -> Option<Gate> {
-    let verdict = runtime.verdict.lock().unwrap_or_else(PoisonError::into_inner);
+    let verdict = runtime.watched_if_any()?.verdict.lock().unwrap_or_else(PoisonError::into_inner);
     let (verdict, reasons) = verdict.as_ref().map(told)?;
     let reasons = reasons.into_iter().map(|(gate, text)| GateReason { gate, text }).collect();
     Some(Gate { verdict, reasons })
@@ -107,8 +107,12 @@ fn gate(runtime: &RouteRuntime) -> Option<Gate> {
 
 /// Whether the route's legacy side may be switched off, and who would miss it.
 fn silence(route: &Route, runtime: &RouteRuntime) -> Value {
-    let known = runtime.silence.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    let Some((known, quiet_for)) = known.zip(route.quiet_for) else { return Value::Null };
+    let Some((watched, quiet_for)) = runtime.watched_if_any().zip(route.quiet_for) else {
+        return Value::Null;
+    };
+    let Some(known) = watched.silence.lock().unwrap_or_else(PoisonError::into_inner).clone() else {
+        return Value::Null;
+    };
     json!({
         "quiet_seconds": known.quiet_seconds(),
         "needed_seconds": quiet_for.as_secs(),
@@ -116,7 +120,7 @@ fn silence(route: &Route, runtime: &RouteRuntime) -> Value {
         "watched_since_unix_s": known.watched_since_unix_s,
         "last_legacy_unix_s": known.last_legacy_unix_s,
         "legacy_requests": known.legacy_requests,
-        "callers": runtime.callers.last(),
+        "callers": watched.callers.last(),
     })
 }
 

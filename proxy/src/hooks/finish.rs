@@ -77,7 +77,7 @@ fn count(shared: &Shared, session: &Session, ctx: &Context, took: Duration) {
                 let agent = session.req_header().headers.get(header::USER_AGENT);
                 let agent = agent.and_then(|agent| agent.to_str().ok()).unwrap_or_default();
                 let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-                runtime.callers.see(ctx.client.address, agent, reason.as_str(), now);
+                runtime.watched().callers.see(ctx.client.address, agent, reason.as_str(), now);
             }
         }
         _ => {

@@ -5,6 +5,7 @@
 
 mod ceilings;
 mod changes;
+mod files;
 mod fleet;
 mod gauges;
 mod exits;
@@ -32,7 +33,7 @@ use crate::targets::health;
 use crate::targets::resolve;
 use crate::targets::supplies::Supplies;
 use crate::targets::warm;
-use banyan_routes::compile::{PARSED_MAX, ReadFile};
+use banyan_routes::compile::ReadFile;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::problem::{Place, Problem, Report, Source, report};
 use banyan_routes::read::ReadCache;
@@ -208,10 +209,7 @@ impl Reloader {
         let backends = self.backends(&table, &files).await?;
         self.handshakes(&table, &backends).await?;
         self.warm(&table, &backends).await;
-        if table.routes.len() > PARSED_MAX {
-            files.iter_mut().for_each(ReadFile::lighten);
-            self.cache = ReadCache::default();
-        }
+        self.lighten(&mut files, table.routes.len());
         let routes = self.runtimes(&table);
         let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
         let (ceilings, limits) = (self.ceilings(&table), self.limits(&table));
@@ -230,25 +228,6 @@ impl Reloader {
             exits,
         };
         Ok((Some(Arc::new(serving)), warnings))
-    }
-
-    /// Reads what changed; a file with the same text keeps its parsed form.
-    fn read(&mut self, sources: &[Source]) -> Result<Vec<ReadFile>, Vec<Problem>> {
-        let known = self.serving.as_ref().map_or(&[][..], |serving| &serving.files);
-        let mut files = Vec::with_capacity(sources.len());
-        let mut problems = Vec::new();
-        for (number, source) in sources.iter().enumerate() {
-            let before = known.iter().find(|file| file.source.name == source.name);
-            if let Some(same) = before.filter(|file| !file.lean && file.source.text == source.text) {
-                files.push(same.clone());
-                continue;
-            }
-            match self.cache.read(number, &source.name, &source.text) {
-                Ok(rules) => files.push(ReadFile::again(source.clone(), rules, before)),
-                Err(found) => problems.extend(found),
-            }
-        }
-        if problems.is_empty() { Ok(files) } else { Err(problems) }
     }
 
     /// Backends that did not change go on running; new ones are resolved before they are used.

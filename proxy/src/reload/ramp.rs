@@ -182,7 +182,7 @@ impl Reloader {
             Verdict::Hold(reasons) => reasons.iter().for_each(|reason| set(reason.gate())),
             Verdict::RollBack(reason) => set(reason.gate()),
         }
-        *runtime.verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict.clone());
+        *runtime.watched().verdict.lock().unwrap_or_else(PoisonError::into_inner) = Some(verdict.clone());
     }
 
     /// Once for each share: time and traffic would have let it go on, and something else does not.

@@ -40,8 +40,9 @@ impl Watchman {
                 let retired = route.stage == Stage::Retired;
                 any_retired |= retired && !known.retired;
                 known.see(count, retired, now_unix_s);
-                runtime.callers.next_second();
-                *runtime.silence.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
+                let watched = runtime.watched();
+                watched.callers.next_second();
+                *watched.silence.lock().unwrap_or_else(PoisonError::into_inner) = Some(known.clone());
             }
         }
         any_retired

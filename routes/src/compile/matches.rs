@@ -6,7 +6,7 @@
 use super::Lowering;
 use crate::file;
 use crate::path::read_path;
-use crate::pattern::{Conditions, HostPattern, Matcher, PathPattern, ValuePattern, full_regex, parse_path};
+use crate::pattern::{HostPattern, Matcher, Parts, PathPattern, ValuePattern, full_regex, parse_path};
 use crate::values::ValueMatch;
 use http::{HeaderName, Method};
 use std::fmt;
@@ -122,7 +122,7 @@ impl Lowering {
         let query = named("query", &raw.query);
         let cookies = named("cookies", &raw.cookies);
         let listener = raw.listener.as_deref().map(Into::into);
-        Matcher { host, path, conditions: Conditions { methods, headers, query, cookies, listener } }
+        Matcher { host, path, conditions: Parts { methods, headers, query, cookies, listener }.into() }
     }
 
     fn value(&mut self, file: usize, path: fmt::Arguments<'_>, raw: &ValueMatch) -> Option<ValuePattern> {
