@@ -76,7 +76,7 @@ impl Scope {
             Scope::Group(name) | Scope::Route(name) => {
                 let known = match self {
                     Scope::Group(_) => table.groups.iter().any(|group| **group == **name),
-                    Scope::Route(_) | Scope::All => table.by_id.contains_key(name.as_str()),
+                    Scope::Route(_) | Scope::All => table.position(name.as_str()).is_some(),
                 };
                 (known || kills.named.contains(name)).then(|| format!("KILL.{name}").into())
             }

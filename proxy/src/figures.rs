@@ -137,7 +137,7 @@ impl Figurebook {
         let now = Instant::now();
         let at_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let mut pages = self.pages.lock().unwrap_or_else(PoisonError::into_inner);
-        pages.retain(|id, _| serving.table.by_id.contains_key(id));
+        pages.retain(|id, _| serving.table.position(id).is_some());
         let routes = serving.table.routes.iter().zip(&serving.routes).enumerate().take(ROUTES_NAMED_MAX);
         for (at, (route, runtime)) in routes {
             let answered = &runtime.metrics.answered;

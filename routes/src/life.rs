@@ -301,7 +301,7 @@ impl RouteState {
         }
         let rank = |stage: Stage| Stage::NAMES.iter().position(|name| *name == stage.as_str());
         let behind =
-            |id: &str| table.by_id.get(id).is_some_and(|at| rank(table.route(*at).stage) < rank(route.stage));
+            |id: &str| table.position(id).is_some_and(|at| rank(table.route(at).stage) < rank(route.stage));
         if let Some(id) = route.after.iter().find(|id| behind(id)) {
             return Err(Refused::After { route: id.to_string() });
         }

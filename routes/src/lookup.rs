@@ -9,9 +9,11 @@
 
 use crate::pattern::{HostPattern, Matcher, PathPattern, Segment};
 use crate::request::{RequestFacts, bare_host};
-use hashbrown::{Equivalent, HashMap};
+use crate::table::Route;
+use hashbrown::{Equivalent, HashMap, HashTable};
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// One alternative of one route.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -88,6 +90,25 @@ struct HostSlot {
     root: u32,
     /// Higher priority first.
     regexes: Vec<Entry>,
+}
+
+/// The positions of routes by their ids, which stand in the routes alone.
+#[derive(Clone, Debug, Default)]
+pub struct ById(HashTable<u32>);
+
+impl ById {
+    pub fn build(routes: &[Route]) -> ById {
+        let hash = |at: &u32| xxh3_64(routes[*at as usize].id.as_bytes());
+        let mut table = HashTable::with_capacity(routes.len());
+        for at in 0..routes.len() as u32 {
+            table.insert_unique(hash(&at), at, hash);
+        }
+        ById(table)
+    }
+
+    pub fn find(&self, id: &str, routes: &[Route]) -> Option<u32> {
+        self.0.find(xxh3_64(id.as_bytes()), |at| *routes[*at as usize].id == *id).copied()
+    }
 }
 
 /// All matchers of a rule set, arranged for lookup.

@@ -74,11 +74,11 @@ pub fn in_force(state: &State, unsent: &[WayBack], table: &RouteTable) -> State 
                 continue;
             }
         };
-        let Some(at) = table.by_id.get(id.as_str()) else { continue };
+        let Some(at) = table.position(id.as_str()) else { continue };
         let by =
             Asked { actor: &back.actor, reason: &back.reason, at_unix_s: 0, frozen: None, headroom: None };
         let now = all.routes.get(id).cloned().unwrap_or_default();
-        if let Ok(after) = now.after(Change::Rollback, table.route(*at), table, &by) {
+        if let Ok(after) = now.after(Change::Rollback, table.route(at), table, &by) {
             all.routes.insert(id.clone(), after);
         }
     }

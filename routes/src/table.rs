@@ -10,7 +10,7 @@ use crate::egress::EgressRule;
 use crate::file::{Effects, EncodedSlash, PathsMode, Priority, Scheme};
 use crate::guard::Guard;
 use crate::ids::{Revision, SharePpm, Side};
-use crate::lookup::{Entry, Index};
+use crate::lookup::{ById, Entry, Index};
 use crate::path::{PathFault, PathRead, normalise, read_path};
 use crate::pattern::Matcher;
 use crate::read_back::ReadBack;
@@ -20,7 +20,6 @@ use crate::terms::{Condition, FailureKind, KeySource, LatencyBound, Parity, Rate
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 use jiff::Timestamp;
 use jiff::civil::DateTime;
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -354,7 +353,7 @@ pub struct RouteTable {
     pub egress: Vec<EgressRule>,
     /// Methods that matches name.
     pub named_methods: Vec<Method>,
-    pub by_id: HashMap<Box<str>, u32>,
+    pub(crate) by_id: ById,
     pub(crate) index: Index,
     pub(crate) any_normalise: bool,
     /// Where some route is guarded.
@@ -383,6 +382,11 @@ pub enum Unroutable {
 }
 
 impl RouteTable {
+    /// Where the route of that id stands in `routes`.
+    pub fn position(&self, id: &str) -> Option<u32> {
+        self.by_id.find(id, &self.routes)
+    }
+
     pub fn route(&self, index: u32) -> &Route {
         &self.routes[index as usize]
     }

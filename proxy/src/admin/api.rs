@@ -8,6 +8,7 @@ use crate::admin::{Answer, json_answer, problem};
 use crate::evidence::Evidence;
 use crate::live::Live;
 use crate::proxy::Shared;
+use crate::rule_dir;
 use crate::targets::live_breaker::Hand;
 use banyan_routes::evidence::{CONFIDENCE, Window};
 use banyan_routes::ids::Side;
@@ -15,6 +16,7 @@ use banyan_routes::request_line::OwnedRequest;
 use banyan_routes::table::{Route, RouteTable, Stage};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime};
@@ -63,7 +65,7 @@ pub fn whoami(caller: &Caller) -> Answer {
 
 /// What no route claims, as templates.
 pub fn unclaimed(shared: &Shared, live: &Live) -> Value {
-    let taken = |id: &str| id == "default" || live.serving.table.by_id.contains_key(id);
+    let taken = |id: &str| id == "default" || live.serving.table.position(id).is_some();
     let found = shared.discovery.found.lock().unwrap_or_else(PoisonError::into_inner);
     json!({ "version": 1, "seen": found.seen, "not_kept": found.not_kept, "templates": found.templates(taken) })
 }
@@ -75,19 +77,24 @@ pub fn routes(live: &Live) -> Value {
     json!({ "version": 1, "revision": table.revision, "routes": routes })
 }
 
-/// One route with the rule as it was written. `None`: no such id.
-pub fn route(live: &Live, id: &str) -> Option<Value> {
+/// One route with the rule as it was written, which of very many routes is read again from `rules_dir`, and left out when its file has changed since.
+/// `None`: no such id.
+pub fn route(live: &Live, rules_dir: &Path, id: &str) -> Option<Value> {
     let serving = &live.serving;
-    let at = *serving.table.by_id.get(id)? as usize;
+    let at = serving.table.position(id)? as usize;
     let route = &serving.table.routes[at];
     let mut value = json!(Row::of(live, at, route));
     value["version"] = json!(1);
     value["revision"] = json!(serving.table.revision);
-    if let Some(file) = serving.files.get(route.origin.0 as usize)
-        && let Some(raw) = file.route(route.origin.1 as usize, id)
-    {
-        value["file"] = json!(file.source.name);
-        value["rule"] = strip_nulls(json!(*raw));
+    if let Some(file) = serving.files.get(route.origin.0 as usize) {
+        let text = |name: &str| {
+            let sources = rule_dir::sources(rules_dir).ok()?;
+            sources.into_iter().find(|source| source.name == name).map(|source| source.text)
+        };
+        if let Some(raw) = file.route(route.origin.1 as usize, id, text) {
+            value["file"] = json!(file.source.name);
+            value["rule"] = strip_nulls(json!(*raw));
+        }
     }
     let functions: Vec<Value> =
         Side::ALL.iter().filter_map(|side| function(live, at, route, *side)).collect();
@@ -100,7 +107,7 @@ pub fn route(live: &Live, id: &str) -> Option<Value> {
 /// What comparisons of one route add up to, in the last `hours` or in all that are kept. `None`: no such id.
 pub fn evidence(live: &Live, id: &str, hours: Option<u64>) -> Option<Value> {
     let serving = &live.serving;
-    let at = *serving.table.by_id.get(id)? as usize;
+    let at = serving.table.position(id)? as usize;
     let evidence = serving.routes[at].evidence();
     let now = SystemTime::now();
     let since = hours.and_then(|hours| now.checked_sub(Duration::from_secs(hours.saturating_mul(3_600))));
@@ -183,11 +190,11 @@ pub fn proposals(live: &Live, id: Option<&str>) -> Option<Value> {
 fn of_routes(live: &Live, id: Option<&str>, of: impl Fn(&Evidence) -> Vec<Value>) -> Option<Vec<Value>> {
     let serving = &live.serving;
     let ids: Vec<&str> = match id {
-        Some(id) => vec![serving.table.by_id.get(id).map(|_| id)?],
+        Some(id) => vec![serving.table.position(id).map(|_| id)?],
         None => serving.table.routes.iter().map(|route| &*route.id).collect(),
     };
     let one = |id: &str| {
-        let at = *serving.table.by_id.get(id)? as usize;
+        let at = serving.table.position(id)? as usize;
         let found = of(serving.routes[at].evidence_if_any()?);
         Some(found.into_iter().map(|value| with_route(value, id)).collect::<Vec<_>>())
     };

@@ -189,6 +189,6 @@ fn approved(route: &Route) -> SharePpm {
 
 /// How a route has done in the last half hour. `None`: no such id.
 pub fn history(shared: &Shared, live: &Live, id: &str) -> Option<Value> {
-    live.serving.table.by_id.get(id)?;
+    live.serving.table.position(id)?;
     Some(json!({ "version": 1, "route": id, "points": shared.figures.points(id) }))
 }

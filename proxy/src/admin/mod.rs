@@ -166,7 +166,7 @@ impl Admin {
         let route = text("route=");
         let live = self.shared.live.load();
         let known = |id: &str| {
-            id == NONE || live.as_ref().is_some_and(|live| live.serving.table.by_id.contains_key(id))
+            id == NONE || live.as_ref().is_some_and(|live| live.serving.table.position(id).is_some())
         };
         if let Some(id) = route.as_deref().filter(|id| !known(id)) {
             return refused(problem(404, "no such route", id));
@@ -197,7 +197,7 @@ impl Admin {
         let exemplars = |route: &str, side: &str| {
             let slot = Side::ALL.into_iter().find(|it| it.as_str() == side).map_or(2, Side::index);
             let serving = live.as_ref().map(|live| &live.serving);
-            let runtime = serving.and_then(|it| Some(&it.routes[*it.table.by_id.get(route)? as usize]));
+            let runtime = serving.and_then(|it| Some(&it.routes[it.table.position(route)? as usize]));
             runtime.map(|runtime| runtime.metrics.exemplars(slot)).unwrap_or_default()
         };
         text_answer(OPENMETRICS, openmetrics(&metrics.registry.gather(), exemplars))
@@ -248,7 +248,7 @@ impl Admin {
             }
             rest => {
                 let found = match rest.split_once('/') {
-                    Some(("routes", id)) => api::route(&live, id),
+                    Some(("routes", id)) => api::route(&live, &self.shared.settings.rules_dir, id),
                     Some(("history", id)) => board::history(&self.shared, &live, id),
                     Some(("evidence", id)) => match parameter(query, "hours=")
                         .map(|it| it.parse())

@@ -48,7 +48,7 @@ impl Reloader {
     pub(super) fn limits(&self, table: &RouteTable) -> Vec<Option<Limit>> {
         let known = |route: &Route| {
             let serving = self.serving.as_ref()?;
-            serving.limits[*serving.table.by_id.get(&route.id)? as usize].clone()
+            serving.limits[serving.table.position(&route.id)? as usize].clone()
         };
         let guard = |route: &Route| {
             let rule = route.limit.as_deref()?;
@@ -69,7 +69,7 @@ impl Reloader {
     pub(super) fn ceilings(&self, table: &RouteTable) -> Vec<Option<Arc<CeilingGuard>>> {
         let known = |route: &Route| {
             let serving = self.serving.as_ref()?;
-            serving.ceilings[*serving.table.by_id.get(&route.id)? as usize].clone()
+            serving.ceilings[serving.table.position(&route.id)? as usize].clone()
         };
         let guard = |route: &Route| {
             let rule = route.ramp.as_ref()?.ceiling?;

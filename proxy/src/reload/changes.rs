@@ -115,7 +115,7 @@ impl Reloader {
         match &asked.what {
             What::Route { id, change } => {
                 let at =
-                    *serving.table.by_id.get(id.as_str()).ok_or_else(|| NotChanged::Unknown(id.clone()))?;
+                    serving.table.position(id.as_str()).ok_or_else(|| NotChanged::Unknown(id.clone()))?;
                 let route = serving.table.route(at);
                 // A way back is planned on what is kept: that it is in force here already does not keep it.
                 let from = if *change == Change::Rollback { &self.state } else { &self.served };
@@ -186,14 +186,14 @@ impl Reloader {
     fn share_of(&self, asked: &ChangeAsked, state: &Option<RouteState>) -> Option<u32> {
         let What::Route { id, .. } = &asked.what else { return None };
         let table = &self.serving.as_ref()?.table;
-        let route = table.route(*table.by_id.get(id.as_str())?);
+        let route = table.route(table.position(id.as_str())?);
         Some(state.as_ref()?.effective(route).get())
     }
 
     /// How much of the last hour's traffic would have gone elsewhere.
     fn moves(&self, id: &str, planned: &Planned) -> Option<Moved> {
         let serving = self.serving.as_ref()?;
-        let at = *serving.table.by_id.get(id)?;
+        let at = serving.table.position(id)?;
         let route = serving.table.route(at);
         let share = |state: &Option<RouteState>| state.as_ref().map(|state| state.effective(route));
         let requests = self.traffic.last_hour(id, &serving.routes[at as usize]);

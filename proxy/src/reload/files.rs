@@ -16,7 +16,7 @@ impl Reloader {
         let mut problems = Vec::new();
         for (number, source) in sources.iter().enumerate() {
             let before = known.iter().find(|file| file.source.name == source.name);
-            if let Some(same) = before.filter(|file| !file.lean && file.source.text == source.text) {
+            if let Some(same) = before.filter(|file| file.lean.is_none() && file.source.text == source.text) {
                 files.push(same.clone());
                 continue;
             }

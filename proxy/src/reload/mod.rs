@@ -344,7 +344,7 @@ impl Reloader {
     /// kill switches work as ever.
     async fn warm(&mut self, table: &RouteTable, backends: &[Arc<RunningBackend>]) {
         let share = |table: &RouteTable, id: &str| {
-            table.by_id.get(id).map_or(SharePpm::ZERO, |at| table.route(*at).stage.share())
+            table.position(id).map_or(SharePpm::ZERO, |at| table.route(at).stage.share())
         };
         let mut raised: Vec<u32> = Vec::new();
         for route in &table.routes {
@@ -373,7 +373,7 @@ impl Reloader {
     fn runtimes(&self, table: &RouteTable) -> Vec<Arc<RouteRuntime>> {
         let known = |id: &str| {
             let serving = self.serving.as_ref()?;
-            serving.table.by_id.get(id).map(|at| serving.routes[*at as usize].clone())
+            serving.table.position(id).map(|at| serving.routes[at as usize].clone())
         };
         let fresh = |route: &Route| match &route.shadow {
             Some(_) => Arc::new(RouteRuntime::with(self.store.take(&route.id))),
@@ -399,7 +399,7 @@ impl Reloader {
         for (route, runtime) in
             before.iter().flat_map(|before| before.table.routes.iter().zip(&before.routes))
         {
-            if !serving.table.by_id.contains_key(&route.id) {
+            if serving.table.position(&route.id).is_none() {
                 runtime.metrics.forget(&self.metrics, &route.id);
             }
         }

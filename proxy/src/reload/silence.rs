@@ -24,7 +24,7 @@ impl Watchman {
     /// Whether a route has been retired since the last look.
     pub fn look(&mut self, serving: &Serving, now_unix_s: u64) -> bool {
         let mut any_retired = false;
-        self.routes.retain(|id, _| serving.table.by_id.contains_key(id.as_str()));
+        self.routes.retain(|id, _| serving.table.position(id.as_str()).is_some());
         for (route, runtime) in serving.table.routes.iter().zip(&serving.routes) {
             if !matches!(route.stage, Stage::Serverless | Stage::Retired) {
                 if route.quiet_for.is_some() {

@@ -29,7 +29,7 @@ impl Traffic {
         }
         self.looked = Some(Instant::now());
         self.looks += 1;
-        self.totals.retain(|id, _| serving.table.by_id.contains_key(id));
+        self.totals.retain(|id, _| serving.table.position(id).is_some());
         for (route, runtime) in serving.table.routes.iter().zip(&serving.routes) {
             let total = total(runtime);
             if total == 0 {

@@ -58,7 +58,7 @@ impl KillSet {
         let mut scopes: Vec<String> = self.all.then(|| "all".to_owned()).into_iter().collect();
         for name in &self.named {
             let group = table.groups.iter().any(|group| **group == **name);
-            let route = table.by_id.contains_key(name.as_str());
+            let route = table.position(name.as_str()).is_some();
             scopes.extend(group.then(|| format!("group:{name}")));
             scopes.extend(route.then(|| format!("route:{name}")));
             scopes.extend((!group && !route).then(|| format!("unknown:{name}")));

@@ -17,7 +17,7 @@ use crate::egress::EgressRule;
 use crate::file::{self, Connections, Defaults, Priority, RuleFile};
 use crate::guard::Guard;
 use crate::ids::{DEFAULT_ROUTE, Revision, Side, valid_name};
-use crate::lookup::{Entry, Index};
+use crate::lookup::{ById, Entry, Index};
 use crate::overlap;
 use crate::problem::{Place, Problem, Source, any_error};
 use crate::read::{item, read};
@@ -37,10 +37,10 @@ pub const PARSED_MAX: usize = 20_000;
 #[derive(Clone, Debug)]
 pub struct ReadFile {
     pub source: Source,
-    /// Without its routes when it is `lean`.
     pub rules: Arc<RuleFile>,
-    /// It has been compiled, and has to be read again before it can be once more.
-    pub lean: bool,
+    /// Of one that has been compiled and is kept without its text and its routes: the hash of the text. It has to be read again before it can be
+    /// compiled once more.
+    pub lean: Option<u64>,
     /// The hash of each route's meaning, in the order of `rules.routes`; computed once per item, not once per reload.
     hashes: Arc<[u64]>,
 }
@@ -48,22 +48,28 @@ pub struct ReadFile {
 impl ReadFile {
     pub fn new(source: Source, rules: RuleFile) -> ReadFile {
         let hashes = rules.routes.iter().map(|route| meaning("route", &**route)).collect();
-        ReadFile { source, rules: Arc::new(rules), lean: false, hashes }
+        ReadFile { source, rules: Arc::new(rules), lean: None, hashes }
     }
 
-    /// Gives up the parsed routes.
+    /// Gives up what takes much room.
     pub fn lighten(&mut self) {
         let mut rules = RuleFile::clone(&self.rules);
         rules.routes = Vec::new();
-        (self.rules, self.hashes, self.lean) = (Arc::new(rules), Arc::default(), true);
+        let text = std::mem::take(&mut self.source.text);
+        (self.rules, self.hashes, self.lean) =
+            (Arc::new(rules), Arc::default(), Some(xxh3_64(text.as_bytes())));
     }
 
-    /// The route `id` as it was written, at its position in `routes`.
-    pub fn route(&self, position: usize, id: &str) -> Option<Arc<file::Route>> {
-        match self.lean {
-            true => item(&self.source.text, position, id),
-            false => self.rules.routes.get(position).cloned(),
-        }
+    /// The route `id` as it was written, at its position in `routes`. `text` gives a file's text again; `None` when it has changed.
+    pub fn route(
+        &self,
+        position: usize,
+        id: &str,
+        text: impl FnOnce(&str) -> Option<String>,
+    ) -> Option<Arc<file::Route>> {
+        let Some(hash) = self.lean else { return self.rules.routes.get(position).cloned() };
+        let text = text(&self.source.name).filter(|text| xxh3_64(text.as_bytes()) == hash)?;
+        item(&text, position, id)
     }
 
     /// A later version of `before`: items that were carried over keep their hash.
@@ -75,7 +81,7 @@ impl ReadFile {
             known.get(&Arc::as_ptr(route)).copied().unwrap_or_else(|| meaning("route", &**route))
         };
         let hashes = rules.routes.iter().map(hash).collect();
-        ReadFile { source, rules: Arc::new(rules), lean: false, hashes }
+        ReadFile { source, rules: Arc::new(rules), lean: None, hashes }
     }
 }
 
@@ -305,7 +311,7 @@ impl Lowering {
                 guards,
                 any_normalise: routes.iter().any(|route| route.policy.normalise),
                 named_methods: named_methods(routes),
-                by_id: routes.iter().enumerate().map(|(at, route)| (route.id.clone(), at as u32)).collect(),
+                by_id: ById::build(routes),
                 has_default,
                 index,
                 routes: self.routes,

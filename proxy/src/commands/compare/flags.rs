@@ -166,13 +166,9 @@ impl TermFlags {
                     Stop::usage(lines.join("\nbanyan: "))
                 }
             })?;
-            let at = loaded
-                .table
-                .by_id
-                .get(id.as_str())
-                .ok_or_else(|| Stop::usage(format!("no route is called `{id}`")))?;
-            rules =
-                loaded.table.route(*at).shadow.as_ref().map(|rule| rule.rules.clone()).unwrap_or_default();
+            let at =
+                loaded.table.position(id).ok_or_else(|| Stop::usage(format!("no route is called `{id}`")))?;
+            rules = loaded.table.route(at).shadow.as_ref().map(|rule| rule.rules.clone()).unwrap_or_default();
         }
         for entry in &self.ignore {
             rules.ignore(entry).map_err(|error| Stop::usage(format!("--ignore: {error}")))?;
