@@ -9,7 +9,6 @@
 
 use crate::pattern::{HostPattern, Matcher, PathPattern, Segment};
 use crate::request::{RequestFacts, bare_host};
-use crate::table::Route;
 use hashbrown::{Equivalent, HashMap, HashTable};
 use std::borrow::Cow;
 use std::hash::{Hash, Hasher};
@@ -97,17 +96,18 @@ struct HostSlot {
 pub struct ById(HashTable<u32>);
 
 impl ById {
-    pub fn build(routes: &[Route]) -> ById {
-        let hash = |at: &u32| xxh3_64(routes[*at as usize].id.as_bytes());
-        let mut table = HashTable::with_capacity(routes.len());
-        for at in 0..routes.len() as u32 {
+    /// `id` gives a route's again.
+    pub fn build<'r>(routes: usize, id: impl Fn(u32) -> &'r str) -> ById {
+        let hash = |at: &u32| xxh3_64(id(*at).as_bytes());
+        let mut table = HashTable::with_capacity(routes);
+        for at in 0..routes as u32 {
             table.insert_unique(hash(&at), at, hash);
         }
         ById(table)
     }
 
-    pub fn find(&self, id: &str, routes: &[Route]) -> Option<u32> {
-        self.0.find(xxh3_64(id.as_bytes()), |at| *routes[*at as usize].id == *id).copied()
+    pub fn find<'r>(&self, wanted: &str, id: impl Fn(u32) -> &'r str) -> Option<u32> {
+        self.0.find(xxh3_64(wanted.as_bytes()), |at| id(*at) == wanted).copied()
     }
 }
 

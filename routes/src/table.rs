@@ -384,7 +384,7 @@ pub enum Unroutable {
 impl RouteTable {
     /// Where the route of that id stands in `routes`.
     pub fn position(&self, id: &str) -> Option<u32> {
-        self.by_id.find(id, &self.routes)
+        self.by_id.find(id, |at| &*self.route(at).id)
     }
 
     pub fn route(&self, index: u32) -> &Route {

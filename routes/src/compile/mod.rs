@@ -311,7 +311,7 @@ impl Lowering {
                 guards,
                 any_normalise: routes.iter().any(|route| route.policy.normalise),
                 named_methods: named_methods(routes),
-                by_id: ById::build(routes),
+                by_id: ById::build(routes.len(), |at| &*routes[at as usize].id),
                 has_default,
                 index,
                 routes: self.routes,
