@@ -28,9 +28,9 @@ impl Reloader {
         if problems.is_empty() { Ok(files) } else { Err(problems) }
     }
 
-    /// Once they are compiled: of very many routes, the parsed form is not kept.
-    pub(super) fn lighten(&mut self, files: &mut [ReadFile], routes: usize) {
-        if routes > PARSED_MAX {
+    /// Once they are compiled: of very many routes, the parsed form is not kept. Also when nothing comes of them.
+    pub(super) fn lighten(&mut self, files: &mut [ReadFile]) {
+        if files.iter().map(|file| file.rules.routes.len()).sum::<usize>() > PARSED_MAX {
             files.iter_mut().for_each(ReadFile::lighten);
             self.cache = ReadCache::default();
         }

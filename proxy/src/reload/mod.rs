@@ -188,7 +188,9 @@ impl Reloader {
         sources: &[Source],
     ) -> Result<(Option<Arc<Serving>>, Vec<Problem>), Vec<Problem>> {
         let mut files = self.read(sources)?;
-        let (table, warnings) = compile_and_test(&files)?;
+        let compiled = compile_and_test(&files);
+        self.lighten(&mut files);
+        let (table, warnings) = compiled?;
         let refused = [
             self.unknown_listeners(&table),
             self.unfit_exits(&table),
@@ -209,7 +211,6 @@ impl Reloader {
         let backends = self.backends(&table, &files).await?;
         self.handshakes(&table, &backends).await?;
         self.warm(&table, &backends).await;
-        self.lighten(&mut files, table.routes.len());
         let routes = self.runtimes(&table);
         let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
         let (ceilings, limits) = (self.ceilings(&table), self.limits(&table));
