@@ -178,14 +178,31 @@ const stories = {
   // Five hundred routes: how soon one can use it, and what it costs while it is open.
   async many() {
     const page = await open();
-    const begun = performance.now();
+    // By the page's own clock, from when it was asked for: the rows are there, one is looked for, and it alone is on the screen. (What drives the browser
+    // takes as long again to start a process for the page and to ask it.)
+    await page.addInitScript(() => {
+      const rows = () => document.querySelectorAll(".board tbody tr").length;
+      const look = (words) => {
+        const find = document.querySelector("input[type=search]");
+        find.value = words;
+        find.dispatchEvent(new Event("input", { bubbles: true }));
+      };
+      const seen = new MutationObserver(() => {
+        if (!globalThis.rowsAfter && rows() > 1) {
+          globalThis.rowsAfter = performance.now();
+          look("route-0499");
+        } else if (globalThis.rowsAfter && rows() === 1) {
+          seen.disconnect();
+          requestAnimationFrame(() => setTimeout(() => { globalThis.usableAfter = performance.now(); look(""); }));
+        }
+      });
+      seen.observe(document, { childList: true, subtree: true });
+    });
     await page.goto(`${url}/console/`);
-    await page.locator(".board tbody tr").nth(99).waitFor();
-    await page.getByLabel("Find").fill("route-0499");
-    await page.waitForFunction(() => document.querySelectorAll(".board tbody tr").length === 1);
-    say("interactive ms", performance.now() - begun);
-    await page.getByLabel("Find").fill("");
-    await page.locator(".board tbody tr").nth(99).waitFor();
+    say("interactive ms", await (await page.waitForFunction(() => globalThis.usableAfter)).jsonValue());
+    say("rows ms", await page.evaluate(() => globalThis.rowsAfter));
+    await page.getByText("of 500 routes").waitFor();
+    await page.locator(".board tbody tr").nth(49).waitFor();
     const session = await page.context().newCDPSession(page);
     await session.send("Performance.enable");
     const spent = async () => (await session.send("Performance.getMetrics")).metrics.find((it) => it.name === "TaskDuration").value;

@@ -6,7 +6,7 @@ import { Badge, Empty, Page, ShareBar, Stage } from "../parts.jsx";
 import { lastChanges, link, routes, snapshot } from "../state.js";
 
 // Rows drawn at once; a screen has no more, and a filter finds the others.
-const ROWS = 100;
+const ROWS = 50;
 const HEAD = ["Route", "Stage", "Share", "Legacy", "Serverless", "Parity", "Health", "Last change"];
 
 function parity(it) {
