@@ -20,7 +20,7 @@ build:
 	@scripts/deps.sh build
 	$(CARGO) build --locked
 
-# Laid out by a profile of a training run where llvm-profdata is there; BANYAN_PGO=off for half the time or less.
+# Laid out by training runs where llvm-profdata and llvm-bolt are there; BANYAN_PGO=off for a third of the time.
 release:
 	@scripts/deps.sh build
 	@CARGO=$(CARGO) scripts/release.sh
