@@ -5,6 +5,7 @@
 
 use crate::compile::ReadFile;
 use crate::explain::outcome;
+use crate::ids::SharePpm;
 use crate::request_line::OwnedRequest;
 use crate::rule_tests::rules_alone;
 use crate::table::RouteTable;
@@ -134,7 +135,12 @@ pub fn replay(from: &RouteTable, to: &RouteTable, requests: &[OwnedRequest]) -> 
         if (route_changed || side_changed) && result.examples.len() < 20 {
             let show = |told: &crate::explain::Explanation| {
                 let route = told.route.as_deref().unwrap_or("none");
-                told.side.map_or(route.to_owned(), |side| format!("{route} ({side})"))
+                // Of a request without a key only the share is known.
+                let share = told.share_ppm.and_then(SharePpm::new).map(|share| format!("{share} serverless"));
+                match told.side.map(|side| side.to_string()).or(share) {
+                    Some(more) => format!("{route} ({more})"),
+                    None => route.to_owned(),
+                }
             };
             result.examples.push(Moved {
                 request: before.request.clone(),

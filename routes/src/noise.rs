@@ -138,6 +138,10 @@ impl Noise {
             return Vec::new();
         }
         let of = |(path, known): (&String, &PathNoise)| {
+            // Where serverless differs in a way of its own, a rule would hide it.
+            if known.kinds.keys().any(|kind| self.state(path, *kind) == State::Real) {
+                return None;
+            }
             let (kind, (own, other)) =
                 known.kinds.iter().filter(|(_, (own, _))| *own > 0).max_by_key(|(_, (own, _))| *own)?;
             Some(Proposal {

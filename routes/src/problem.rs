@@ -3,7 +3,7 @@
 //! Input: facts found by `read`, `compile` and `overlap`. Output: `Problem`s sorted by place, drawn like a compiler's.
 //! Must not: read files; sources are handed in.
 
-use crate::locate::{Span, locate};
+use crate::locate::{KEY, Span, locate};
 use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
 use serde::Serialize;
 
@@ -102,7 +102,7 @@ pub fn report(sources: &[Source], problems: &[Problem]) -> Vec<Report> {
             let (file, span, field) = match &problem.place {
                 Place::Field { file, path } => {
                     let index = spans[*file].get_or_insert_with(|| locate(&sources[*file].text));
-                    (Some(*file), Some(index.nearest(path)), Some(path.clone()))
+                    (Some(*file), Some(index.nearest(path)), Some(path.trim_end_matches(KEY).to_owned()))
                 }
                 Place::At { file, line, column } => {
                     (Some(*file), Some(Span::at(&sources[*file].text, *line, *column)), None)

@@ -48,8 +48,9 @@ impl Redactor {
             }
             out.push_str(&part[bare.len()..]);
         }
-        // An address has a dot in it, which parts it.
-        if out.contains('@') && !out.contains("/@") { self.whole_path(path) } else { out }
+        // An address has a dot in it, which parts it. (Before the name of an attribute stands a `/`.)
+        let address = out.match_indices('@').any(|(at, _)| !out[..at].ends_with('/'));
+        if address { self.whole_path(path) } else { out }
     }
 
     /// A key of a document: a name stays, an address or a number does not.
@@ -59,7 +60,8 @@ impl Redactor {
     }
 
     fn whole_path(&self, path: &str) -> String {
-        let root: String = path.chars().take_while(|it| !matches!(it, '[' | '@')).collect();
+        // Only what kind of path it is: `$`, `form`, `part`.
+        let root: String = path.chars().take_while(|it| !matches!(it, '[' | '@' | '.' | '/' | ' ')).collect();
         format!("{root}…:{}", self.pseudonym(path))
     }
 

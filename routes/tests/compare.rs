@@ -3,12 +3,14 @@
 #![expect(clippy::unwrap_used, reason = "a test says what it needs by failing")]
 
 use banyan_routes::compare::rules::Rules;
-use banyan_routes::compare::{Answer, DIFFERENCES_MAX, Verdict, compare};
+use banyan_routes::compare::{Answer, DIFFERENCES_MAX, Difference, Kind, Verdict, compare};
+use banyan_routes::noise::{Noise, State};
+use banyan_routes::redact::Redactor;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use proptest::prelude::*;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -36,6 +38,9 @@ struct Vector {
     unknown: Option<String>,
     #[serde(default)]
     truncated: bool,
+    /// By which the client had asked.
+    #[serde(default)]
+    host: String,
 }
 
 fn headers(media_type: &str, given: &BTreeMap<String, String>) -> HeaderMap {
@@ -62,6 +67,7 @@ fn each_pair_says_what_its_vector_says() {
             headers,
             body,
             truncated: vector.truncated,
+            host: &vector.host,
         };
         let (one, other) = (
             encoded(&vector.legacy, vector.legacy_charset.as_deref()),
@@ -89,6 +95,114 @@ fn each_pair_says_what_its_vector_says() {
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
 }
 
+fn differences(verdict: Verdict) -> Vec<Difference> {
+    match verdict {
+        Verdict::Mismatch(found) => found,
+        Verdict::Match | Verdict::Inconclusive(_) => Vec::new(),
+    }
+}
+
+#[test]
+fn a_list_that_differs_everywhere_hides_no_other_path() {
+    let items = |price: u32| (0..60).map(|it| json!({ "id": it, "price": price })).collect::<Vec<_>>();
+    let one = json!({ "items": items(1), "total": 1 }).to_string();
+    let other = json!({ "items": items(2), "total": 2, "z": true }).to_string();
+    let found = differences(verdict(one.as_bytes(), other.as_bytes()));
+    let paths: BTreeSet<&str> = found.iter().map(|it| it.path.as_str()).collect();
+    assert_eq!(paths, BTreeSet::from(["$.items[].price", "$.total", "$.z"]));
+    assert!(found.len() <= DIFFERENCES_MAX);
+}
+
+#[test]
+fn headers_with_letters_beyond_ascii_are_there() {
+    let pairs: [(&str, &[u8], &[u8]); 4] = [
+        (
+            "content-disposition",
+            "attachment; filename=\"공지.pdf\"".as_bytes(),
+            "attachment; filename=\"다른.exe\"".as_bytes(),
+        ),
+        ("location", "/검색".as_bytes(), "/다른".as_bytes()),
+        ("set-cookie", "a=한; Path=/".as_bytes(), "b=글; Path=/x; Secure".as_bytes()),
+        ("location", b"/\xb0\xa1", b"/\xb0\xa2"),
+    ];
+    for (name, one, other) in pairs {
+        let with = |value: &[u8]| {
+            let name = HeaderName::from_bytes(name.as_bytes()).unwrap();
+            HeaderMap::from_iter([(name, HeaderValue::from_bytes(value).unwrap())])
+        };
+        let (one, other) = (with(one), with(other));
+        let answer = |headers| Answer { status: 200, headers, body: b"", truncated: false, host: "" };
+        let verdict = compare(&answer(&one), &answer(&other), &Rules::default());
+        assert!(matches!(verdict, Verdict::Mismatch(_)), "{name}");
+        assert_eq!(compare(&answer(&one), &answer(&one), &Rules::default()), Verdict::Match);
+    }
+}
+
+#[test]
+fn a_page_that_is_one_tag_in_another_is_given_up_at_once() {
+    let headers = headers("text/html", &BTreeMap::new());
+    let deep = |text: &str| ["<p>", text, "</p>", &"<div>".repeat(50_000)].concat();
+    let (one, other) = (deep("a"), deep("b"));
+    let answer = |body| Answer { status: 200, headers: &headers, body, truncated: false, host: "" };
+    let started = std::time::Instant::now();
+    let verdict = compare(&answer(one.as_bytes()), &answer(other.as_bytes()), &Rules::default());
+    assert_eq!(verdict, Verdict::Inconclusive(banyan_routes::compare::Unknown::Budget));
+    // Parsed, it would take minutes.
+    assert!(started.elapsed().as_secs() < 5);
+}
+
+#[test]
+fn what_people_call_their_files_is_not_kept() {
+    let redactor = Redactor::new([7; 32]);
+    let part = |name: &str, kind: &str| {
+        format!(
+            "--b\r\nContent-Disposition: form-data; name=\"f\"; filename=\"{name}\"\r\nContent-Type: {kind}\r\n\r\nx\r\n--b--"
+        )
+    };
+    let headers = headers("multipart/form-data; boundary=b", &BTreeMap::new());
+    let (one, other) = (
+        part("kim_minsu_900101-1234567.pdf", "kim@example.com"),
+        part("other.pdf", "text/plain; name=\"kim 900101\""),
+    );
+    let answer = |body| Answer { status: 200, headers: &headers, body, truncated: false, host: "" };
+    let verdict = compare(&answer(one.as_bytes()), &answer(other.as_bytes()), &Rules::default());
+    let found = differences(verdict);
+    assert_eq!(found.len(), 2);
+    for it in &found {
+        let (path, legacy, serverless) = redactor.difference(it);
+        assert!(
+            ![path, legacy, serverless].iter().any(|text| text.contains("kim") || text.contains("9001")),
+            "{it:?}"
+        );
+    }
+    for path in [
+        "$[\"/@kim@example.com\"]",
+        "$[\"a/@kim@example.com\"]",
+        "part.kim.minsu@example.com",
+        "/kim/a@example.com",
+    ] {
+        assert!(!redactor.path(path).contains("kim"), "{}", redactor.path(path));
+    }
+    assert_eq!(redactor.path("/Envelope/Body/@id"), "/Envelope/Body/@id");
+}
+
+#[test]
+fn what_is_real_is_proposed_by_nobody() {
+    let with = |text: &str| verdict(br#"{"a":1,"promo":1}"#, text.as_bytes());
+    let (same, gone) = (differences(with(r#"{"a":1,"promo":1}"#)), differences(with(r#"{"a":1}"#)));
+    let mut noise = Noise::default();
+    (0..44).for_each(|it| noise.control(if it == 0 { &gone } else { &same }));
+    // Legacy leaves it out once in 44; serverless always does.
+    let mut other = noise.clone();
+    (0..112).for_each(|_| other.compared(&gone));
+    assert_eq!(other.state("$.promo", Kind::Missing), State::Real);
+    assert_eq!(other.proposals(), Vec::new());
+    // As often as legacy itself, it is noise.
+    (0..112).for_each(|it| noise.compared(if it % 44 == 0 { &gone } else { &same }));
+    assert_eq!(noise.state("$.promo", Kind::Missing), State::Noise);
+    assert_eq!(noise.proposals().len(), 1);
+}
+
 fn encoded(text: &str, charset: Option<&str>) -> Vec<u8> {
     let encoding =
         charset.map_or(encoding_rs::UTF_8, |it| encoding_rs::Encoding::for_label(it.as_bytes()).unwrap());
@@ -97,7 +211,7 @@ fn encoded(text: &str, charset: Option<&str>) -> Vec<u8> {
 
 fn verdict(a: &[u8], b: &[u8]) -> Verdict {
     let headers = headers("application/json", &BTreeMap::new());
-    let answer = |body| Answer { status: 200, headers: &headers, body, truncated: false };
+    let answer = |body| Answer { status: 200, headers: &headers, body, truncated: false, host: "" };
     compare(&answer(a), &answer(b), &Rules::default())
 }
 

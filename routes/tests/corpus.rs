@@ -391,7 +391,7 @@ impl Family {
 fn verdict(media_type: &str, legacy: &str, serverless: &str, rules: &Rules) -> Verdict {
     let mut headers = HeaderMap::new();
     headers.insert("content-type", HeaderValue::from_str(media_type).unwrap());
-    let answer = |body| Answer { status: 200, headers: &headers, body, truncated: false };
+    let answer = |body| Answer { status: 200, headers: &headers, body, truncated: false, host: "" };
     compare(&answer(legacy.as_bytes()), &answer(serverless.as_bytes()), rules)
 }
 

@@ -65,7 +65,8 @@ def test_what_a_browser_has_recorded_is_compared_and_reported(sides, tmp_path):
     assert (code, report["verdict"], report["exit_code"], report["mode"]) == (1, "REGRESSION", 1, "live-live")
     found = kinds(report)
     # The time in the footer is noise that nobody has asked about yet.
-    assert found.pop(("/html/body/footer", "value")) == 1
+    # Two answers of the same second have none.
+    assert found.pop(("/html/body/footer", "value"), 1) == 1
     assert found == {
         ("$.flights[].price", "type"): 1, ("$.traceId", "extra"): 4, ("$.price", "type"): 3, ("/html/head/title", "value"): 1, ("/html/body/h1", "value"): 1,
         ("header.content-type", "charset"): 1, ("/html/head/meta/@charset", "value"): 1,
@@ -256,6 +257,84 @@ def test_noise_is_learned_by_a_baseline_and_writes_go_to_sandboxes_only(tmp_path
         assert out.returncode == 1 and time.monotonic() - begun >= at_least, out.stderr
 
 
+class Flapping(http.server.BaseHTTPRequestHandler):
+    """Legacy leaves something out now and then; serverless always does."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        with self.server.lock:
+            self.server.count += 1
+            value = {"a": 1} if self.server.always or self.server.count % 9 == 0 else {"a": 1, "promo": True}
+        body = json.dumps(value).encode()
+        if self.headers.get("if-none-match"):
+            self.send_response(304)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *args):
+        pass
+
+
+def test_what_serverless_does_more_often_is_no_noise_and_conditions_are_not_sent(tmp_path):
+    urls = []
+    for always in (False, True):
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Flapping)
+        server.count, server.always, server.lock = 0, always, threading.Lock()
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        urls.append(f"http://127.0.0.1:{server.server_port}")
+    lines = tmp_path / "in.jsonl"
+    lines.write_text("".join(json.dumps({"url": f"/p{n}", "headers": {"If-None-Match": '"l"', "Range": "bytes=0-1"}}) + "\n" for n in range(310)))
+    targets = ["--legacy", urls[0], "--serverless", urls[1]]
+    code, report = run(tmp_path, lines, *targets, "--baseline", 100, "--seed", 1)
+    # Left out by legacy in about a ninth of its answers, by serverless in all: a rule would hide it.
+    assert code == 1 and report["noise"] == [] and kinds(report)["$.promo", "missing"] > 200, report["reasons"]
+    assert report["distinct"] == 310 and not report["inconclusive"]
+    # Beside itself it is noise, and is taken as that.
+    code, report = run(tmp_path, lines, "--legacy", urls[0], "--serverless", urls[0], "--baseline", 100, "--seed", 1)
+    assert [it["path"] for it in report["noise"]] == ["$.promo"] and code == 0, report["reasons"]
+
+
+def test_a_saved_run_keeps_why_a_side_gave_nothing(tmp_path):
+    origin = Origin(lambda connection, data: connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n"))
+    lines, saved = tmp_path / "in.jsonl", tmp_path / "saved.jsonl"
+    lines.write_text("".join(json.dumps({"url": f"/p{n}"}) + "\n" for n in range(5)))
+    out = compare("run", "--in", lines, "--legacy", f"http://127.0.0.1:{origin.port}", "--serverless", f"http://127.0.0.1:{lease_port()}", "--save", saved)
+    assert out.returncode == 3
+    again = compare("rescore", saved)
+    assert again.returncode == 3 and "serverless cannot be reached" in again.stdout, again.stdout
+    shown = compare("show", saved)
+    assert shown.returncode == 0 and "INCONCLUSIVE" in shown.stdout and "REGRESSION" not in shown.stdout
+    for bad in ("http://127.0.0.1:99999", "http://127.0.0.1:1?x=1"):
+        assert compare("run", "--in", lines, "--legacy", bad, "--serverless", bad).returncode == 64, bad
+
+
+def test_a_page_that_a_browser_wrote_down_in_unicode_is_the_page_it_was(tmp_path):
+    page = "<html><body><p>가격 안내</p></body></html>"
+    raw = page.encode("euc-kr")
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: text/html; charset=euc-kr\r\nContent-Length: {len(raw)}\r\n\r\n".encode()
+    origin = Origin(lambda connection, data: connection.sendall(head + raw))
+    response = {"status": 200, "headers": [{"name": "Content-Type", "value": "text/html; charset=euc-kr"}], "content": {"text": page, "size": len(raw)}}
+    entry = {"startedDateTime": "2026-01-01T00:00:00Z", "time": 1, "request": {"method": "GET", "url": "http://air.example/검색?q=가", "headers": []}, "response": response}
+    (tmp_path / "a.har").write_text(json.dumps({"log": {"entries": [entry]}}))
+    code, report = run(tmp_path, tmp_path / "a.har", "--serverless", f"http://127.0.0.1:{origin.port}", "--parity", "1% at 1%")
+    assert code == 0 and report["matched"] == 1, report["differences"]
+
+
+def test_a_failing_answer_that_cannot_be_read_is_a_failing_answer(tmp_path):
+    answer = lambda status, **more: {"status": status, "headers": {"content-type": "application/json", **more}, "body": "x"}  # noqa: E731
+    rows = [{"url": "/a", "legacy": answer(200), "serverless": answer(500, **{"content-encoding": "gzip"})}, {"url": "/b", "legacy": answer(200, **{"content-encoding": "odd"}), "serverless": answer(200, **{"content-encoding": "odd"})}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code, report = run(tmp_path, tmp_path / "in.jsonl")
+    assert kinds(report) == {("status", "status"): 1} and report["matched"] == 1 and code == 1
+
+
 def test_runs_say_the_same_twice_under_a_seed(tmp_path):
     rows = []
     for n in range(40):
@@ -280,6 +359,28 @@ def test_curl_commands_are_read_as_a_browser_copies_them(sides, tmp_path):
     (tmp_path / "bad.sh").write_text("curl -d @secrets.txt http://x/\n")
     out = compare("run", "--in", tmp_path / "bad.sh", "--legacy", legacy, "--serverless", serverless)
     assert out.returncode == 64 and "line 1" in out.stderr and "reads a file" in out.stderr
+    # What is asked is what curl would ask, or nothing.
+    known = [
+        ("curl -XDELETE http://h/del", "DELETE /del"), ("curl http://h/x --data-urlencode 'q=a b'", "POST /x"), ("curl -G http://h/g -d q=1", "GET /g?q=1"), ("curl --request=PUT http://h/p", "PUT /p"),
+        ("curl http://h/json --json '{}'", "POST /json"), ("curl -sSL http://h/m -x proxy:3128 --retry 3", "GET /m"), ("curl -I 'http://h/multi' -H 'a: b\nc'", "HEAD /multi"), ("curl http://h/\\\n  -k", "GET /"),
+    ]
+    for command, expected in known:
+        (tmp_path / "one.sh").write_text(command + "\n")
+        out = compare("run", "--in", tmp_path / "one.sh", "--legacy", legacy, "--serverless", serverless, "--dry-run", "--allow-unsafe", "--sandbox", legacy.removeprefix("http://"), "--sandbox", serverless.removeprefix("http://"))
+        assert out.returncode == 0 and out.stdout.splitlines()[0] == expected, (command, out.stdout, out.stderr)
+    for command, text in [("curl http://h/f -F a=b", "`-F` is not understood"), ("curl http://h/a http://h/b", "two URLs"), ("curl 'http://h/a", "a quote is not closed"), ("wget http://h/", "is not a curl command")]:
+        (tmp_path / "one.sh").write_text(command + "\n")
+        out = compare("run", "--in", tmp_path / "one.sh", "--legacy", legacy, "--serverless", serverless, "--dry-run")
+        assert out.returncode == 64 and "line 1" in out.stderr and text in out.stderr, (command, out.stderr)
+
+
+def test_quotes_of_bash_are_what_they_stand_for(tmp_path):
+    server = counter("one")
+    (tmp_path / "one.sh").write_text(f"curl 'http://127.0.0.1:{server.server_port}/x' --data-raw $'{{\"a\":\"x\\\\n\\u0021 \\'\\ud83d\\ude00\"\\n}}'\n")
+    host = f"127.0.0.1:{server.server_port}"
+    out = compare("run", "--in", tmp_path / "one.sh", "--legacy", f"http://{host}", "--serverless", f"http://{host}", "--allow-unsafe", "--sandbox", host)
+    assert out.returncode in (1, 2), out.stderr
+    assert {body for _, _, _, body in server.seen} == {'{"a":"x\\n! \'😀"\n}'.encode()}
 
 
 def patch_cases():

@@ -4,9 +4,9 @@
 
 use crate::decode::decoded;
 use banyan_routes::compare::rules::Rules;
-use banyan_routes::compare::{Answer, Difference, Kind, Unknown, Value, Verdict, compare};
+use banyan_routes::compare::{Answer, Difference, Kind, Unknown, Value, Verdict, compare, statuses};
 use bytes::Bytes;
-use http::HeaderMap;
+use http::{HeaderMap, header};
 
 /// One side's answer as it came.
 #[derive(Clone, Copy)]
@@ -17,8 +17,8 @@ pub struct Raw<'a> {
     pub truncated: bool,
 }
 
-/// `None`: that side gave no answer.
-pub fn judge(legacy: Option<Raw<'_>>, serverless: Option<Raw<'_>>, rules: &Rules) -> Verdict {
+/// `None`: that side gave no answer. `host` is the one that the client had asked; empty where that is not known.
+pub fn judge(legacy: Option<Raw<'_>>, serverless: Option<Raw<'_>>, rules: &Rules, host: &str) -> Verdict {
     let (legacy, serverless) = match (legacy, serverless) {
         (Some(legacy), Some(serverless)) => (legacy, serverless),
         // A serverless side that gives no answer is a difference, not a lost sample; a legacy side that gives none says nothing.
@@ -32,17 +32,35 @@ pub fn judge(legacy: Option<Raw<'_>>, serverless: Option<Raw<'_>>, rules: &Rules
         }
         (None, _) => return Verdict::Inconclusive(Unknown::NoAnswer),
     };
-    let read = |it: Raw<'_>| if it.truncated { Some(it.body.clone()) } else { decoded(it.headers, it.body) };
+    // What a status says it says without a body, and more so with one that cannot be read.
+    if let Some(verdict) = statuses(legacy.status, serverless.status, rules) {
+        return verdict;
+    }
+    let coding = |it: Raw<'_>| it.headers.get(header::CONTENT_ENCODING).cloned();
+    let same = legacy.body == serverless.body && coding(legacy) == coding(serverless);
+    let read = |it: Raw<'_>| match decoded(it.headers, it.body) {
+        _ if it.truncated => Some(it.body.clone()),
+        // The same bytes in the same coding are the same, whatever they would be.
+        None if same => Some(it.body.clone()),
+        read => read,
+    };
     let Some((one, other)) = read(legacy).zip(read(serverless)) else {
         return Verdict::Inconclusive(Unknown::Undecodable);
     };
     compare(
-        &Answer { status: legacy.status, headers: legacy.headers, body: &one, truncated: legacy.truncated },
+        &Answer {
+            status: legacy.status,
+            headers: legacy.headers,
+            body: &one,
+            truncated: legacy.truncated,
+            host,
+        },
         &Answer {
             status: serverless.status,
             headers: serverless.headers,
             body: &other,
             truncated: serverless.truncated,
+            host,
         },
         rules,
     )

@@ -193,7 +193,7 @@ impl Mirror {
             Side::Legacy => (shadow, Some(primary)),
         };
         fault_injection();
-        let verdict = judge(legacy_answer, serverless_answer, &rule.rules);
+        let verdict = judge(legacy_answer, serverless_answer, &rule.rules, &ask.public_host);
         let took = answered.as_ref().map(|shadow| {
             let (primary, shadow) = (capture.took.as_secs_f64(), shadow.took.as_secs_f64());
             if side == Side::Serverless { (primary, shadow) } else { (shadow, primary) }
@@ -213,7 +213,7 @@ impl Mirror {
         };
         let word = match pair {
             (Some(first), Some(second)) => {
-                let verdict = judge(Some(first), Some(second), &rule.rules);
+                let verdict = judge(Some(first), Some(second), &rule.rules, &ask.public_host);
                 self.runtime(exchange).evidence().control(identity(exchange), &verdict, SystemTime::now());
                 word(&verdict)
             }
@@ -276,7 +276,7 @@ impl Mirror {
             answers.push(self.send(exchange, route, Context::read_back(ask, side), copy, backend).await);
         }
         let [one, other] = [0, 1].map(|at| answers[at].as_ref().map(raw));
-        let verdict = judge(one, other, &rule.rules);
+        let verdict = judge(one, other, &rule.rules, &ask.public_host);
         self.finish(exchange, route, &verdict, None, false);
     }
 

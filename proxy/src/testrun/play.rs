@@ -3,7 +3,7 @@
 //! Input: recorded requests and targets. Output: the same with answers. Must not: wait for an answer before the next session's request
 //! is due (open loop), or send what is not safe to a host that is not declared a sandbox.
 
-use crate::testrun::record::{Recorded, Stored};
+use crate::testrun::record::{Fault, Recorded, Stored};
 use crate::testrun::target::Target;
 use banyan_routes::ids::Side;
 use banyan_routes::table::is_safe;
@@ -42,6 +42,9 @@ impl std::str::FromStr for Pace {
         }
     }
 }
+
+/// Under way at one time by a pace, which only bounds what a side that does not answer can bind.
+const PACED_MAX: usize = 1_024;
 
 pub struct Plan {
     pub legacy: Option<Target>,
@@ -99,7 +102,9 @@ impl Plan {
             }
         }
         let started = Instant::now();
-        let room = Arc::new(Semaphore::new(self.concurrency));
+        // By a pace, what is due is asked, however many wait: waiting for room would be the pace of the slower side.
+        let most = if self.pace == Pace::Max { self.concurrency } else { self.concurrency.max(PACED_MAX) };
+        let room = Arc::new(Semaphore::new(most));
         // Of each session, the end of the request before.
         let mut sessions: HashMap<String, oneshot::Receiver<()>> = HashMap::new();
         let (mut tasks, done) = (JoinSet::new(), Arc::new(AtomicU64::new(0)));
@@ -140,20 +145,13 @@ impl Plan {
             answered.extend(one.ok());
         }
         answered.sort_by_key(|(number, _)| *number);
-        for (_, (exchange, faults)) in answered {
-            for (side, fault) in faults {
-                played.unanswered[side.index()] += 1;
-                played.unreachable[side.index()] += u64::from(fault == Fault::Unreachable);
-            }
-            played.exchanges.push(exchange);
-        }
+        answered.into_iter().for_each(|(_, exchange)| played.push(exchange));
         played
     }
 
-    async fn ask(&self, mut recorded: Recorded) -> (Recorded, Vec<(Side, Fault)>) {
+    async fn ask(&self, mut recorded: Recorded) -> Recorded {
         let (legacy, serverless) =
             tokio::join!(one(self.legacy.as_ref(), &recorded), one(self.serverless.as_ref(), &recorded));
-        let mut faults = Vec::new();
         for (side, result) in [(Side::Legacy, legacy), (Side::Serverless, serverless)] {
             let Some(result) = result else { continue };
             let stored = match result {
@@ -168,7 +166,8 @@ impl Plan {
                             | ErrorType::TLSHandshakeFailure
                             | ErrorType::TLSHandshakeTimedout
                     );
-                    faults.push((side, if connecting { Fault::Unreachable } else { Fault::NoAnswer }));
+                    let fault = if connecting { Fault::Unreachable } else { Fault::NoAnswer };
+                    recorded.faults[side.index()] = Some(fault);
                     None
                 }
             };
@@ -177,17 +176,21 @@ impl Plan {
                 Side::Serverless => recorded.serverless = stored,
             }
         }
-        (recorded, faults)
+        recorded
+    }
+}
+
+impl Played {
+    /// One that was asked, and what its sides have not answered.
+    pub fn push(&mut self, exchange: Recorded) {
+        for (side, fault) in exchange.faults.iter().enumerate() {
+            self.unanswered[side] += u64::from(fault.is_some());
+            self.unreachable[side] += u64::from(*fault == Some(Fault::Unreachable));
+        }
+        self.exchanges.push(exchange);
     }
 }
 
 async fn one(target: Option<&Target>, recorded: &Recorded) -> Option<Result<Stored>> {
     Some(target?.ask(recorded).await)
-}
-
-/// Why a side gave nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    Unreachable,
-    NoAnswer,
 }

@@ -3,12 +3,15 @@
 //! Input and output: lines such as `{"method": "GET", "url": "/a", "headers": {"accept": "text/html"}}`. Must not: lose a byte of a body:
 //! what is not UTF-8 is base64.
 
+use banyan_routes::ids::Side;
+use banyan_routes::table::is_safe;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use xxhash_rust::xxh3::xxh3_64;
 
 /// One request.
 #[derive(Clone, Debug, PartialEq)]
@@ -18,6 +21,8 @@ pub struct Recorded {
     /// Requests of one session go one after the other.
     pub session: Option<String>,
     pub method: Method,
+    /// By which the client had asked, with its port where one was named. Empty: not known.
+    pub host: String,
     /// Path and query.
     pub target: String,
     /// Without `Host` and what belongs to one connection.
@@ -25,6 +30,17 @@ pub struct Recorded {
     pub body: Bytes,
     pub legacy: Option<Stored>,
     pub serverless: Option<Stored>,
+    /// Why a side that was asked gave no answer, by `Side::index`.
+    pub faults: [Option<Fault>; 2],
+}
+
+/// Why a side gave nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Fault {
+    /// Without a connection.
+    Unreachable,
+    NoAnswer,
 }
 
 /// One answer.
@@ -57,6 +73,12 @@ struct Line {
     legacy: Option<AnswerLine>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     serverless: Option<AnswerLine>,
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    host: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    legacy_fault: Option<Fault>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    serverless_fault: Option<Fault>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,12 +109,34 @@ impl Recorded {
             at_ms: None,
             session: None,
             method,
+            host: host(url),
             target: target(url)?,
             headers: HeaderMap::new(),
             body: Bytes::new(),
             legacy: None,
             serverless: None,
+            faults: [None; 2],
         })
+    }
+
+    /// Method, target and body: what makes it another request than others.
+    pub fn fingerprint(&self) -> u64 {
+        let parts = [self.method.as_str().as_bytes(), self.target.as_bytes(), &self.body];
+        xxh3_64(&parts.join(&b'\n'))
+    }
+
+    /// Asks for the whole of what there is, whatever the client had already: as copies of live requests do. An answer that was recorded to
+    /// less than that is none to compare with.
+    pub fn unconditional(&mut self) {
+        if !is_safe(&self.method) {
+            return;
+        }
+        let conditions = CONDITIONS.into_iter().filter(|name| self.headers.remove(name).is_some()).count();
+        let partial = |stored: &mut Stored| matches!(stored.status, 206 | 304 | 412 | 416);
+        if conditions > 0 {
+            self.legacy.take_if(partial);
+            self.serverless.take_if(partial);
+        }
     }
 
     /// Keeps what a client would send again.
@@ -114,6 +158,10 @@ impl Recorded {
         recorded.at_ms = line.at_ms;
         let cookie = recorded.headers.get("cookie").and_then(|it| it.to_str().ok());
         recorded.session = line.session.or_else(|| cookie.map(str::to_owned));
+        if !line.host.is_empty() {
+            recorded.host = line.host;
+        }
+        recorded.faults = [line.legacy_fault, line.serverless_fault];
         recorded.legacy = line.legacy.map(Stored::read).transpose()?;
         recorded.serverless = line.serverless.map(Stored::read).transpose()?;
         Ok(recorded)
@@ -131,10 +179,22 @@ impl Recorded {
             session: self.session.clone(),
             legacy: self.legacy.as_ref().map(Stored::write),
             serverless: self.serverless.as_ref().map(Stored::write),
+            host: self.host.clone(),
+            legacy_fault: self.faults[Side::Legacy.index()],
+            serverless_fault: self.faults[Side::Serverless.index()],
         };
         serde_json::to_string(&line).unwrap_or_default()
     }
 }
+
+const CONDITIONS: [HeaderName; 6] = [
+    header::IF_NONE_MATCH,
+    header::IF_MODIFIED_SINCE,
+    header::IF_MATCH,
+    header::IF_UNMODIFIED_SINCE,
+    header::IF_RANGE,
+    header::RANGE,
+];
 
 /// What belongs to one connection, or is made anew for each.
 const CONNECTION: [&str; 9] = [
@@ -185,11 +245,20 @@ pub fn target(url: &str) -> Result<String, String> {
     };
     let rest = rest.split('#').next().unwrap_or_default();
     let target = if rest.starts_with('/') { rest.to_owned() } else { format!("/{rest}") };
-    if target.bytes().all(|byte| byte.is_ascii_graphic()) {
-        Ok(target)
-    } else {
-        Err(format!("`{url}` has characters that no request line can hold"))
+    if target.bytes().any(|byte| byte.is_ascii_control()) {
+        return Err(format!("`{}` has characters that no request line can hold", url.escape_debug()));
     }
+    // Letters beyond ASCII, as people write them, are sent as browsers send them.
+    Ok(percent_encoding::utf8_percent_encode(&target, BEYOND).to_string())
+}
+
+/// Nothing of ASCII but the space, which would end the target.
+const BEYOND: &percent_encoding::AsciiSet = &percent_encoding::CONTROLS.add(b' ');
+
+/// Of an absolute URL.
+fn host(url: &str) -> String {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    rest.split(['/', '?', '#']).next().unwrap_or_default().to_ascii_lowercase()
 }
 
 /// A map of names to values, or a list of pairs where a name repeats.

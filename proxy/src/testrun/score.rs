@@ -22,7 +22,6 @@ use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// Kinds of differences and examples of each that a report shows.
 const CLUSTERS_MAX: usize = 200;
@@ -89,6 +88,9 @@ pub struct Report {
     pub claim: Claim,
     pub requests: u64,
     pub compared: u64,
+    /// Different requests among those that were compared: a hot one that is asked again and again proves little.
+    #[serde(default)]
+    pub distinct: u64,
     pub matched: u64,
     pub mismatched: u64,
     pub upper_bound: f64,
@@ -99,6 +101,9 @@ pub struct Report {
     pub noise: Vec<Learned>,
     pub differences: Vec<Cluster>,
     pub exchanges: Vec<Exchange>,
+    /// Further ones, which are counted and not named.
+    #[serde(default)]
+    pub exchanges_left_out: u64,
     pub latency: BTreeMap<String, Option<Quantiles>>,
 }
 
@@ -151,6 +156,8 @@ pub struct Exchange {
 }
 
 /// Asks legacy twice for some safe requests: what differs is noise. In an order of its own, so that neighbours do not teach the same.
+///
+/// A rule is taken from it only where serverless keeps to it as well: see `beside`.
 pub async fn baseline(plan: &Plan, requests: &[Recorded], count: usize, seed: u64, rules: &Rules) -> Noise {
     let mut noise = Noise::default();
     let Some(legacy) = &plan.legacy else { return noise };
@@ -159,13 +166,25 @@ pub async fn baseline(plan: &Plan, requests: &[Recorded], count: usize, seed: u6
     for recorded in safe.iter().cycle().take(if safe.is_empty() { 0 } else { count }) {
         let (first, second) = (legacy.ask(recorded).await, legacy.ask(recorded).await);
         let (Ok(first), Ok(second)) = (first, second) else { continue };
-        match judge(Some(raw(&first)), Some(raw(&second)), rules) {
+        match judge(Some(raw(&first)), Some(raw(&second)), rules, &recorded.host) {
             Verdict::Match => noise.control(&[]),
             Verdict::Mismatch(differences) => noise.control(&differences),
             Verdict::Inconclusive(_) => {}
         }
     }
     noise
+}
+
+/// How often serverless differs in the run itself, in the same terms: where it does so more often than legacy from itself, that is no noise.
+pub fn beside(noise: &mut Noise, played: &Played, rules: &Rules) {
+    for recorded in &played.exchanges {
+        let (one, other) = (recorded.legacy.as_ref().map(raw), recorded.serverless.as_ref().map(raw));
+        match judge(one, other, rules, &recorded.host) {
+            Verdict::Match => noise.compared(&[]),
+            Verdict::Mismatch(differences) => noise.compared(&differences),
+            Verdict::Inconclusive(_) => {}
+        }
+    }
 }
 
 /// What the score goes by.
@@ -182,13 +201,13 @@ pub struct Terms<'a> {
 pub fn score(played: &Played, terms: &Terms<'_>) -> Report {
     let mut counted = Window::default();
     let mut clusters: BTreeMap<(String, &'static str), Cluster> = BTreeMap::new();
-    let mut exchanges = Vec::new();
+    let (mut exchanges, mut left_out) = (Vec::new(), 0);
     for recorded in &played.exchanges {
         let (one, other) = (recorded.legacy.as_ref().map(raw), recorded.serverless.as_ref().map(raw));
-        let verdict = judge(one, other, terms.rules);
+        let verdict = judge(one, other, terms.rules, &recorded.host);
         let request = format!("{} {}", recorded.method, terms.shown_target(&recorded.target));
         counted.eligible += 1;
-        counted.verdict(&verdict, xxh3_64(recorded.target.as_bytes()));
+        counted.verdict(&verdict, recorded.fingerprint());
         let times = |stored: &Option<Stored>| stored.as_ref().and_then(|stored| stored.seconds);
         if let Some((legacy, serverless)) = times(&recorded.legacy).zip(times(&recorded.serverless)) {
             counted.took(legacy, serverless);
@@ -200,7 +219,11 @@ pub fn score(played: &Played, terms: &Terms<'_>) -> Report {
         for it in distinct(differences) {
             cluster(&mut clusters, it, recorded, &request, terms);
         }
-        if exchanges.len() < REQUESTS_MAX {
+        // What differs is named beyond that, up to as many again.
+        let room = if verdict == Verdict::Match { REQUESTS_MAX } else { 2 * REQUESTS_MAX };
+        if exchanges.len() >= room {
+            left_out += 1;
+        } else {
             let status = |stored: &Option<Stored>| stored.as_ref().map(|stored| stored.status);
             let named = |it: &Difference| format!("{} {}", terms.shown_path(&it.path), it.kind);
             exchanges.push(Exchange {
@@ -239,6 +262,7 @@ pub fn score(played: &Played, terms: &Terms<'_>) -> Report {
         claim: terms.claim.clone(),
         requests: counted.eligible + skipped.values().sum::<u64>(),
         compared: counted.compared(),
+        distinct: counted.distinct(),
         matched: counted.matched,
         mismatched: counted.mismatched,
         upper_bound: upper_bound(&counted, &terms.claim),
@@ -249,6 +273,7 @@ pub fn score(played: &Played, terms: &Terms<'_>) -> Report {
         noise: learned(terms),
         differences,
         exchanges,
+        exchanges_left_out: left_out,
         latency: [("p50", 0.5), ("p99", 0.99)]
             .into_iter()
             .map(|(name, q)| (name.to_owned(), counted.quantiles(q)))
@@ -295,7 +320,8 @@ fn decide(played: &Played, counted: &Window, claim: &Claim) -> (RunVerdict, Vec<
     }
     let bound = upper_bound(counted, claim);
     let proved = format!(
-        "{k} of {n} answers differ: at most {} of all do, with {} confidence; {} may",
+        "{k} of {n} answers differ ({} different requests): at most {} of all do, with {} confidence; {} may",
+        counted.distinct(),
         percent(bound),
         percent(claim.confidence),
         percent(claim.allowed)

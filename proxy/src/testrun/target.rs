@@ -51,7 +51,11 @@ impl Target {
         if !matches!(scheme, "http" | "https") {
             return Err(hint());
         }
-        let (authority, prefix) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
+        let (authority, prefix) = rest.find(['/', '?', '#']).map_or((rest, ""), |at| rest.split_at(at));
+        let port = authority.rsplit_once(':').map_or("", |(_, port)| port);
+        if !port.is_empty() && port.bytes().all(|it| it.is_ascii_digit()) && port.parse::<u16>().is_err() {
+            return Err(format!("`{url}`: {port} is not a port; expected at most 65535"));
+        }
         if authority.is_empty() || authority.contains('@') || prefix.contains(['?', '#']) {
             return Err(hint());
         }

@@ -4,13 +4,14 @@
 //! one was not seen to its end.
 
 use super::align::{Step, by_order};
-use super::charset::{Decoded, decode};
+use super::charset::{Decoded, decode, decode_both};
 use super::node::{Budget, Node};
 use super::rules::Rules;
 use super::typed::Held;
 use super::walk::Walker;
 use super::{Answer, DIFFERENCES_MAX, Difference, Kind, Unknown, Value, form, html, json, xml};
 use http::{HeaderMap, header};
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -54,9 +55,10 @@ pub fn compare(
 ) -> Option<Unknown> {
     let empty = legacy.body.is_empty() && serverless.body.is_empty();
     let (a, b) = (content_type(legacy.headers), content_type(serverless.headers));
-    if bare(a) != bare(b) && !empty {
-        named("header.content-type", Kind::MediaType, &bare(a), &bare(b), rules, found);
-    }
+    // An answer without a body needs no type; two that name one mean something by it.
+    let silent = empty && (a.is_empty() || b.is_empty());
+    let other_type = bare(a) != bare(b) && !silent;
+    let told = other_type && named("header.content-type", Kind::MediaType, &bare(a), &bare(b), rules, found);
     let cut = legacy.truncated || serverless.truncated;
     if legacy.body == serverless.body {
         charsets(a, b, legacy.body, rules, found);
@@ -81,7 +83,16 @@ pub fn compare(
     }
     let budget = Budget::default();
     let mut walker = Walker { rules, found, budget };
-    bodies(&mut walker, (a, legacy.body), (b, serverless.body), "", 0).err()
+    let (a, b) = if other_type && !told { alike(a, b) } else { (a.into(), b.into()) };
+    bodies(&mut walker, (&a, legacy.body), (&b, serverless.body), "", 0).err()
+}
+
+/// Two types that the rules hold for one: both are read as the one that says more of the body.
+fn alike<'a>(a: &'a str, b: &'a str) -> (Cow<'a, str>, Cow<'a, str>) {
+    let says_more = |kind: &str| !matches!(Format::of(&bare(kind)), Format::Bytes | Format::Text);
+    let kind = if says_more(a) || !says_more(b) && !a.is_empty() { bare(a) } else { bare(b) };
+    let with = |own: &str| [&*kind, own.find(';').map_or("", |at| &own[at..])].concat().into();
+    (with(a), with(b))
 }
 
 /// The same bytes, to be read in another character set.
@@ -91,22 +102,36 @@ fn charsets(a: &str, b: &str, body: &[u8], rules: &Rules, found: &mut Vec<Differ
     if body.is_ascii() || !is_text(a) || !is_text(b) {
         return;
     }
-    let (one, other) = (decode(a, body), decode(b, body));
+    let (one, other) = decode_both((a, body), (b, body));
     if one.charset != other.charset {
         named("header.content-type", Kind::Charset, one.charset, other.charset, rules, found);
     }
 }
 
-/// A difference of two names, unless the rules say it is none.
-fn named(path: &str, kind: Kind, a: &str, b: &str, rules: &Rules, found: &mut Vec<Difference>) {
+/// A difference of two names, unless the rules say it is none; whether it was told.
+fn named(path: &str, kind: Kind, a: &str, b: &str, rules: &Rules, found: &mut Vec<Difference>) -> bool {
     let held = rules.at(path).map_or(Held::NotMeant, |typed| typed.holds(a, b));
-    if held != Held::Yes && !rules.ignores(path) {
-        found.push(Difference {
-            path: path.into(),
-            kind,
-            legacy: Value::named(a),
-            serverless: Value::named(b),
-        });
+    let absent = (a.is_empty() || b.is_empty()) && rules.is_optional(path);
+    let told = held != Held::Yes && !absent && !rules.ignores(path);
+    if told {
+        let value = |name: &str| if is_name(name) { Value::named(name) } else { Value::string(name) };
+        found.push(Difference { path: path.into(), kind, legacy: value(a), serverless: value(b) });
+    }
+    told
+}
+
+/// A media type or a character set, and not what somebody else has put into their place.
+fn is_name(text: &str) -> bool {
+    const TYPES: [&str; 9] =
+        ["application", "audio", "font", "image", "message", "model", "multipart", "text", "video"];
+    let word = |text: &str| {
+        text.len() <= 48
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-._+".contains(&byte))
+            && !text.as_bytes().windows(6).any(|run| run.iter().all(u8::is_ascii_digit))
+    };
+    match text.split_once('/') {
+        Some((top, sub)) => TYPES.contains(&top) && word(sub),
+        None => text.is_empty() || super::charset::is_label(text),
     }
 }
 
@@ -141,7 +166,7 @@ fn bodies(
         }
         Format::Multipart | Format::Json | Format::Xml | Format::Html | Format::Text => {}
     }
-    let (one, other) = (decode(a_type, a), decode(b_type, b));
+    let (one, other) = decode_both((a_type, a), (b_type, b));
     if one.damaged || other.damaged {
         return bytes(walker, a, b, prefix);
     }
@@ -202,28 +227,25 @@ fn multipart(
         let (one, other) = (left.get(name).unwrap_or(&none), right.get(name).unwrap_or(&none));
         for (x, y) in one.iter().zip(other) {
             let (x, y) = (&a[*x], &b[*y]);
-            if bare(&x.media_type) != bare(&y.media_type) {
-                named(
-                    &format!("{path}.content-type"),
-                    Kind::MediaType,
-                    &x.media_type,
-                    &y.media_type,
-                    walker.rules,
-                    walker.found,
-                );
-            }
+            let (one, other) = (bare(&x.media_type), bare(&y.media_type));
+            let kind_path = format!("{path}.content-type");
+            let told =
+                one != other && named(&kind_path, Kind::MediaType, &one, &other, walker.rules, walker.found);
+            let (one, other) = if one != other && !told {
+                alike(&x.media_type, &y.media_type)
+            } else {
+                ((&*x.media_type).into(), (&*y.media_type).into())
+            };
             let file = |part: &form::Part<'_>| part.file_name.clone().unwrap_or_default();
-            if file(x) != file(y) {
-                named(
-                    &format!("{path}.filename"),
-                    Kind::Value,
-                    &file(x),
-                    &file(y),
-                    walker.rules,
-                    walker.found,
-                );
+            let (here, there) = (file(x), file(y));
+            let name_path = format!("{path}.filename");
+            let held = walker.rules.at(&name_path).is_some_and(|it| it.holds(&here, &there) == Held::Yes);
+            if here != there && !held && !walker.rules.ignores(&name_path) {
+                // What people call their files says something of them.
+                let (legacy, serverless) = (Value::string(&here), Value::string(&there));
+                walker.found.push(Difference { path: name_path, kind: Kind::Value, legacy, serverless });
             }
-            bodies(walker, (&x.media_type, x.body), (&y.media_type, y.body), &format!("{path}."), depth + 1)?;
+            bodies(walker, (&one, x.body), (&other, y.body), &format!("{path}."), depth + 1)?;
         }
         if one.len() != other.len() && !walker.rules.is_optional(&path) {
             let kind = if one.len() > other.len() { Kind::Missing } else { Kind::Extra };
@@ -257,10 +279,9 @@ pub fn document(headers: &HeaderMap, body: &[u8]) -> Option<Node> {
     })
 }
 
-/// Lines by their longest common subsequence; ends of lines are not compared.
+/// Lines by their longest common subsequence; how they end (CR LF, LF) is not compared.
 fn lines(walker: &mut Walker<'_>, a: &str, b: &str, prefix: &str) -> Result<(), Unknown> {
-    let (left, right): (Vec<&str>, Vec<&str>) =
-        (a.lines().map(str::trim_end).collect(), b.lines().map(str::trim_end).collect());
+    let (left, right): (Vec<&str>, Vec<&str>) = (a.lines().collect(), b.lines().collect());
     walker.budget.spend(left.len() + right.len())?;
     let prints = |lines: &[&str]| lines.iter().map(|line| xxh3_64(line.as_bytes())).collect::<Vec<u64>>();
     for step in by_order(&prints(&left), &prints(&right))? {

@@ -16,16 +16,52 @@ pub struct Decoded<'a> {
     pub charset: &'static str,
     /// Some bytes mean nothing in this set.
     pub damaged: bool,
+    /// Nothing says which set it is.
+    pub guessed: bool,
+}
+
+/// Whether it names a character set.
+pub fn is_label(name: &str) -> bool {
+    Encoding::for_label(name.as_bytes()).is_some()
+}
+
+/// Both sides; one that does not say what it is in is read as the other says, where that makes sense of it.
+pub fn decode_both<'a>(
+    (a_type, a): (&str, &'a [u8]),
+    (b_type, b): (&str, &'a [u8]),
+) -> (Decoded<'a>, Decoded<'a>) {
+    let (one, other) = (decode(a_type, a), decode(b_type, b));
+    let like = |guess: Decoded<'a>, body: &'a [u8], said: &'static str| {
+        let known = Encoding::for_label(said.as_bytes()).map(|it| it.decode_without_bom_handling(body));
+        match known {
+            Some((text, false)) => Decoded { text, charset: said, damaged: false, guessed: true },
+            _ => guess,
+        }
+    };
+    match (one.guessed, other.guessed) {
+        (true, false) => (like(one, a, other.charset), other),
+        (false, true) => {
+            let said = one.charset;
+            (one, like(other, b, said))
+        }
+        _ => (one, other),
+    }
+}
+
+/// Text as a document of this type, that declares its set in this way, would hold it. `None`: it cannot.
+pub fn encode(content_type: &str, text: &str) -> Option<Vec<u8>> {
+    let encoding = Encoding::for_label(decode(content_type, text.as_bytes()).charset.as_bytes())?;
+    let (bytes, _, lost) = encoding.encode(text);
+    (!lost).then(|| bytes.into_owned())
 }
 
 pub fn decode<'a>(content_type: &str, body: &'a [u8]) -> Decoded<'a> {
-    let encoding = Encoding::for_bom(body)
+    let said = Encoding::for_bom(body)
         .map(|(encoding, _)| encoding)
         .or_else(|| Encoding::for_label(parameter(content_type, "charset")?.as_bytes()))
-        .or_else(|| declared(body))
-        .unwrap_or_else(|| guessed(body));
-    let (text, used, damaged) = encoding.decode(body);
-    Decoded { text, charset: used.name(), damaged }
+        .or_else(|| declared(body));
+    let (text, used, damaged) = said.unwrap_or_else(|| guessed(body)).decode(body);
+    Decoded { text, charset: used.name(), damaged, guessed: said.is_none() }
 }
 
 /// `<?xml encoding="euc-kr"?>`, `<meta charset="euc-kr">`, `<meta ... content="text/html; charset=euc-kr">`.

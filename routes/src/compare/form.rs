@@ -17,9 +17,9 @@ pub fn urlencoded(body: &[u8]) -> Node {
         let text = |bytes: &[u8]| -> Box<str> {
             let spaced: Vec<u8> = bytes.iter().map(|byte| if *byte == b'+' { b' ' } else { *byte }).collect();
             let bytes: Vec<u8> = percent_decode(&spaced).collect();
-            // What is no text is told apart by its bytes.
+            // What is no text is told apart by its bytes, marked by what no text has.
             let escaped =
-                |bytes: &[u8]| bytes.iter().map(|byte| format!("\\x{byte:02x}")).collect::<String>();
+                |bytes: &[u8]| bytes.iter().map(|byte| format!("\u{fdd0}{byte:02x}")).collect::<String>();
             String::from_utf8(bytes).unwrap_or_else(|error| escaped(error.as_bytes())).into()
         };
         let value = pair.get(at + 1..).unwrap_or_default();
@@ -79,9 +79,22 @@ pub fn multipart<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>
 
 /// A parameter of a header such as `form-data; name="a"`.
 pub fn parameter(value: &str, name: &str) -> Option<String> {
-    value.split(';').skip(1).find_map(|pair| {
+    split_unquoted(value, ';').skip(1).find_map(|pair| {
         let (key, value) = pair.split_once('=')?;
-        key.trim().eq_ignore_ascii_case(name).then(|| value.trim().trim_matches('"').to_owned())
+        let value = value.trim();
+        let inside = value.strip_prefix('"').map(|rest| rest.strip_suffix('"').unwrap_or(rest));
+        key.trim().eq_ignore_ascii_case(name).then(|| inside.unwrap_or(value).replace("\\\"", "\""))
+    })
+}
+
+/// Parts of a header's value; what stands in quotes is not parted.
+pub fn split_unquoted(value: &str, separator: char) -> impl Iterator<Item = &str> {
+    let (mut quoted, mut escaped) = (false, false);
+    value.split(move |it: char| {
+        let was = escaped;
+        escaped = quoted && !was && it == '\\';
+        quoted ^= it == '"' && !was;
+        it == separator && !quoted
     })
 }
 

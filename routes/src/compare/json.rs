@@ -68,7 +68,8 @@ fn node(raw: &RawValue, depth: usize, budget: &mut Budget) -> Result<Node, Unkno
         Some(b'n') | None => Node::Null,
         Some(b't') => Node::Bool(true),
         Some(b'f') => Node::Bool(false),
-        Some(b'"') => Node::Text(serde_json::from_str::<String>(text).map_err(too_deep)?.into()),
+        // Half of a pair of surrogates is no text: it stands as it was written.
+        Some(b'"') => Node::Text(serde_json::from_str::<String>(text).unwrap_or_else(|_| text.into()).into()),
         Some(b'[') => {
             let items: Vec<&RawValue> = serde_json::from_str(text).map_err(too_deep)?;
             Node::List(items.into_iter().map(|item| node(item, depth + 1, budget)).collect::<Result<_, _>>()?)

@@ -35,6 +35,8 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
     /// The body went on past what was kept.
     pub truncated: bool,
+    /// By which the client had asked, with its port where one was named: what either side may call itself. Empty: not known.
+    pub host: &'a str,
 }
 
 /// What kind of thing differs.
@@ -196,26 +198,35 @@ impl Unknown {
     }
 }
 
+/// What their statuses alone say; `None`: nothing yet.
+pub fn statuses(legacy: u16, serverless: u16, rules: &Rules) -> Option<Verdict> {
+    if legacy >= 500 && serverless >= 500 {
+        return Some(Verdict::Inconclusive(Unknown::BothFailed));
+    }
+    if legacy == serverless {
+        return None;
+    }
+    let (a, b) = (legacy.to_string(), serverless.to_string());
+    if rules.ignores("status") || rules.at("status").is_some_and(|typed| typed.holds(&a, &b) == Held::Yes) {
+        return None;
+    }
+    let (legacy, serverless) = (Value::named(&a), Value::named(&b));
+    // The bodies of different statuses answer different questions.
+    Some(Verdict::Mismatch(vec![Difference {
+        path: "status".into(),
+        kind: Kind::Status,
+        legacy,
+        serverless,
+    }]))
+}
+
 /// Compares two answers to the same request.
 pub fn compare(legacy: &Answer<'_>, serverless: &Answer<'_>, rules: &Rules) -> Verdict {
-    if legacy.status >= 500 && serverless.status >= 500 {
-        return Verdict::Inconclusive(Unknown::BothFailed);
+    if let Some(verdict) = statuses(legacy.status, serverless.status, rules) {
+        return verdict;
     }
     let mut found = Vec::new();
-    if legacy.status != serverless.status {
-        let (a, b) = (legacy.status.to_string(), serverless.status.to_string());
-        if !rules.at("status").is_some_and(|typed| typed.holds(&a, &b) == Held::Yes) {
-            let (legacy, serverless) = (Value::named(&a), Value::named(&b));
-            // The bodies of different statuses answer different questions.
-            return Verdict::Mismatch(vec![Difference {
-                path: "status".into(),
-                kind: Kind::Status,
-                legacy,
-                serverless,
-            }]);
-        }
-    }
-    headers::compare(legacy.headers, serverless.headers, rules, &mut found);
+    headers::compare(legacy, serverless, rules, &mut found);
     let unknown = body::compare(legacy, serverless, rules, &mut found);
     found.truncate(DIFFERENCES_MAX);
     match (found.is_empty(), unknown) {

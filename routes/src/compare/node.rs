@@ -37,6 +37,15 @@ pub struct Element {
     pub children: Vec<Node>,
 }
 
+impl Element {
+    /// With its name, where that is a word and not a value.
+    pub fn shape(&self) -> String {
+        let word = self.name.len() <= 40
+            && self.name.bytes().all(|byte| byte.is_ascii_alphabetic() || b"-_:".contains(&byte));
+        if word { format!("element({})", self.name) } else { "element".into() }
+    }
+}
+
 /// What is left to spend on one comparison.
 pub struct Budget(usize);
 
@@ -103,7 +112,7 @@ impl Node {
             Node::Text(text) => Value::string(text),
             Node::List(items) => Value::shaped(&format!("list({})", items.len())),
             Node::Map(map) => Value::shaped(&format!("object({})", map.len())),
-            Node::Element(element) => Value::shaped(&format!("element({})", element.name)),
+            Node::Element(element) => Value::shaped(&element.shape()),
         }
     }
 
@@ -113,6 +122,13 @@ impl Node {
         let mut out = Vec::with_capacity(64);
         self.write(path, rules, &mut out);
         xxh3_64(&out)
+    }
+
+    /// What stands in it, whatever the rules say: to put those that rules make alike into an order.
+    pub fn form(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(64);
+        self.write(&mut String::new(), &Rules::default(), &mut out);
+        out
     }
 
     fn write(&self, path: &mut String, rules: &Rules, out: &mut Vec<u8>) {

@@ -193,6 +193,12 @@ impl Typed {
             }
             Typed::Counter(most) => match (shape::whole(legacy), shape::whole(serverless)) {
                 (None, _) => Held::NotMeant,
+                // What is filled up with zeros keeps its width.
+                _ if [legacy, serverless].iter().any(|it| it.len() > 1 && it.starts_with('0'))
+                    && legacy.len() != serverless.len() =>
+                {
+                    Held::No
+                }
                 (Some(a), Some(b)) if most.is_none_or(|most| a.abs_diff(b) <= most) => Held::Yes,
                 (Some(_), _) => Held::No,
             },

@@ -22,9 +22,19 @@ pub struct Walker<'a> {
 
 impl Walker<'_> {
     fn add(&mut self, path: &str, kind: Kind, legacy: Value, serverless: Value) {
-        if self.found.len() < DIFFERENCES_MAX {
-            self.found.push(Difference { path: path.to_owned(), kind, legacy, serverless });
+        if self.found.len() >= DIFFERENCES_MAX {
+            // A path that differs again says nothing new: it makes room for one that had not differed yet.
+            let same = |a: &Difference, b: &Difference| a.kind == b.kind && a.path == b.path;
+            if self.found.iter().any(|it| it.kind == kind && it.path == path) {
+                return;
+            }
+            let again = (1..self.found.len())
+                .rev()
+                .find(|at| self.found[..*at].iter().any(|it| same(it, &self.found[*at])));
+            let Some(at) = again else { return };
+            self.found.remove(at);
         }
+        self.found.push(Difference { path: path.to_owned(), kind, legacy, serverless });
     }
 
     pub fn walk(&mut self, a: &Node, b: &Node, path: &mut String) -> Result<(), Unknown> {
@@ -111,7 +121,8 @@ impl Walker<'_> {
         };
         let (left, right) = (prints(a, path), prints(b, path));
         let unordered = rules.is_unordered(path);
-        let steps = if left == right {
+        let by_place = !unordered || rules.is_empty();
+        let steps = if by_place && left == right {
             (0..a.len()).map(|at| Step::Same(at, at)).collect()
         } else {
             self.steps(a, b, &left, &right, path, item, unordered)?
@@ -149,7 +160,8 @@ impl Walker<'_> {
             if !unordered {
                 counted(path, self);
             }
-            return Ok(by_value(left, right));
+            let steps = by_value(left, right);
+            return Ok(if unordered { self.in_step(a, b, left, steps) } else { steps });
         }
         if let Some((one, other)) = within(path, item, |path| keys(a, b, path, self.rules)) {
             let steps = by_key(&one, &other);
@@ -159,15 +171,40 @@ impl Walker<'_> {
             return Ok(steps);
         }
         if unordered {
-            return Ok(by_value(left, right));
+            let steps = by_value(left, right);
+            return Ok(self.in_step(a, b, left, steps));
         }
         by_order(left, right)
     }
 
+    /// Items that only rules make alike are each other's by their values: the smallest of one side is the smallest of the other, wherever they stand.
+    fn in_step(&self, a: &[&Node], b: &[&Node], left: &[u64], steps: Vec<Step>) -> Vec<Step> {
+        if self.rules.is_empty() {
+            return steps;
+        }
+        let mut alike: BTreeMap<u64, (Vec<usize>, Vec<usize>)> = BTreeMap::new();
+        let mut sorted = Vec::with_capacity(steps.len());
+        for step in steps {
+            match step {
+                Step::Same(x, y) => {
+                    let group = alike.entry(left[x]).or_default();
+                    group.0.push(x);
+                    group.1.push(y);
+                }
+                other => sorted.push(other),
+            }
+        }
+        for (_, (mut one, mut other)) in alike {
+            one.sort_by_cached_key(|at| a[*at].form());
+            other.sort_by_cached_key(|at| b[*at].form());
+            sorted.extend(one.into_iter().zip(other).map(|(x, y)| Step::Same(x, y)));
+        }
+        sorted
+    }
+
     fn elements(&mut self, a: &Element, b: &Element, path: &mut String) -> Result<(), Unknown> {
         if a.name != b.name {
-            let shape = |it: &Element| Value::shaped(&format!("element({})", it.name));
-            self.add(path, Kind::Type, shape(a), shape(b));
+            self.add(path, Kind::Type, Value::shaped(&a.shape()), Value::shaped(&b.shape()));
             return Ok(());
         }
         if a.namespace != b.namespace {

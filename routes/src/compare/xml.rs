@@ -6,7 +6,7 @@
 use super::Unknown;
 use super::node::{Budget, DEPTH_MAX, Element, Node};
 use roxmltree::{Document, Node as Xml, ParsingOptions};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// `Ok(None)`: not XML, or with a document type.
 pub fn read(text: &str, budget: &mut Budget) -> Result<Option<Node>, Unknown> {
@@ -20,10 +20,13 @@ pub fn read(text: &str, budget: &mut Budget) -> Result<Option<Node>, Unknown> {
         Err(roxmltree::Error::NodesLimitReached) => return Err(Unknown::Budget),
         Err(_) => return Ok(None),
     };
+    let pointed: BTreeSet<&str> =
+        document.descendants().filter_map(|node| node.attribute("href")?.strip_prefix('#')).collect();
+    // One that nobody points to is an element like any other.
     let targets: BTreeMap<&str, Xml<'_, '_>> = document
         .descendants()
         .filter(|node| node.tag_name().name() == "multiRef")
-        .filter_map(|node| Some((node.attribute("id")?, node)))
+        .filter_map(|node| Some((node.attribute("id").filter(|id| pointed.contains(id))?, node)))
         .collect();
     element(document.root_element(), &targets, 0, budget).map(Some)
 }
@@ -41,9 +44,11 @@ fn element(
     // A reference stands for what it points to; the target itself, at the end of the body, is then nobody's child.
     let href = node.attribute("href").and_then(|href| href.strip_prefix('#')).and_then(|id| targets.get(id));
     let source = href.copied().unwrap_or(node);
+    let own = node.attributes().filter(|it| href.is_some() && it.name() != "href");
     let attributes = source
         .attributes()
         .filter(|it| !(href.is_some() && matches!(it.name(), "id" | "root" | "encodingStyle")))
+        .chain(own)
         .map(|it| {
             let name = match it.namespace() {
                 Some(namespace) => format!("{{{namespace}}}{}", it.name()),
@@ -56,7 +61,9 @@ fn element(
     let mut children: Vec<Node> = Vec::new();
     for child in source.children() {
         if child.is_element() {
-            if !(child.tag_name().name() == "multiRef" && child.attribute("id").is_some()) {
+            let is_target = child.tag_name().name() == "multiRef"
+                && child.attribute("id").is_some_and(|id| targets.contains_key(id));
+            if !is_target {
                 children.push(element(child, targets, depth + 1, budget)?);
             }
         } else if let Some(text) = child.text().filter(|_| child.is_text()) {

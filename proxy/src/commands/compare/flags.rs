@@ -78,7 +78,7 @@ pub struct Run {
     /// `max`, `100/s`, `original` or `original*0.5`.
     #[arg(long, env = "BANYAN_PACE", default_value = "max")]
     pub pace: Pace,
-    /// Requests under way at one time.
+    /// Requests under way at one time at `--pace max`; by another pace as many as are due, up to 1,024.
     #[arg(long, env = "BANYAN_CONCURRENCY", default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1024))]
     pub concurrency: u16,
     /// For one answer of one side.
@@ -151,9 +151,11 @@ pub struct Outputs {
 }
 
 impl TermFlags {
+    /// As when nothing is given.
     pub fn plain() -> TermFlags {
-        let parity = Parity { matching: Percent(SharePpm::ALL), confidence: Percent(SharePpm::ALL) };
-        TermFlags { rules: None, route: None, ignore: Vec::new(), parity, coverage: Percent(SharePpm::ZERO) }
+        let percent = |percent: u32| Percent(SharePpm::new(percent * 10_000).unwrap_or(SharePpm::ALL));
+        let parity = Parity { matching: percent(99), confidence: percent(95) };
+        TermFlags { rules: None, route: None, ignore: Vec::new(), parity, coverage: percent(90) }
     }
 
     pub fn compile(&self) -> Result<Rules, Stop> {

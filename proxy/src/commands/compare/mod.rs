@@ -12,7 +12,7 @@ use crate::testrun::input::{self, Format, Input};
 use crate::testrun::play::{Plan, Played};
 use crate::testrun::record::Recorded;
 use crate::testrun::report::{html, junit, markdown, text};
-use crate::testrun::score::{self, Claim, InputFacts, Report, Terms, baseline, score};
+use crate::testrun::score::{self, Claim, InputFacts, Report, Terms, baseline, beside, score};
 use crate::testrun::target::Target;
 use banyan_routes::compare::rules::Rules;
 use banyan_routes::ids::{PPM, Side};
@@ -77,7 +77,11 @@ fn play(flags: Run) -> Result<Exit, Stop> {
     // A name that cannot be found is a target that cannot be reached; a URL that is none is a mistake.
     let found = |result: Result<Option<Target>, String>| {
         result.map_err(|text| {
-            if text.contains("is not a URL") { Stop::usage(text) } else { Stop(Exit::Unreachable, text) }
+            if text.contains("is not a URL") || text.contains("is not a port") {
+                Stop::usage(text)
+            } else {
+                Stop(Exit::Unreachable, text)
+            }
         })
     };
     let legacy = found(target(Side::Legacy, &flags.legacy))?;
@@ -112,11 +116,10 @@ fn play(flags: Run) -> Result<Exit, Stop> {
         .enable_all()
         .build()
         .map_err(|error| Stop(Exit::Internal, error.to_string()))?;
-    let noise = match flags.baseline {
+    let mut noise = match flags.baseline {
         Some(count) => runtime.block_on(baseline(&plan, &input.requests, count, seed, &rules)),
         None => Noise::default(),
     };
-    let pinned = noise.pinned(&rules);
     let bar = progress(input.requests.len() as u64);
     let step = bar.clone();
     let requests = std::mem::take(&mut input.requests);
@@ -126,6 +129,8 @@ fn play(flags: Run) -> Result<Exit, Stop> {
     if let Some(path) = &flags.save {
         save(path, &played)?;
     }
+    beside(&mut noise, &played, &rules);
+    let pinned = noise.pinned(&rules);
     let redactor = redactor(flags.seed);
     let terms = terms(&flags.terms, &flags.out, &pinned, &noise, &redactor);
     let mut report = score(&played, &terms);
@@ -165,10 +170,10 @@ fn rescore(file: &Path, flags: &TermFlags, out: &Outputs) -> Result<Exit, Stop> 
 fn stored(requests: Vec<Recorded>) -> Played {
     let mut played = Played::default();
     for recorded in requests {
-        if recorded.legacy.is_none() && recorded.serverless.is_none() {
+        if recorded.legacy.is_none() && recorded.serverless.is_none() && recorded.faults == [None; 2] {
             *played.skipped.entry("no recorded answer").or_default() += 1;
         } else {
-            played.exchanges.push(recorded);
+            played.push(recorded);
         }
     }
     played

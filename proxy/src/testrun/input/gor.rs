@@ -5,7 +5,7 @@
 
 use crate::testrun::record::{Recorded, Stored};
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use std::collections::HashMap;
 
 /// On a line of its own.
@@ -37,7 +37,12 @@ pub fn read(bytes: &[u8], skip: &mut impl FnMut(&'static str)) -> Result<Vec<Rec
                 requests.push(recorded);
             }
             "2" => match places.get(*id) {
-                Some(at) => requests[*at].legacy = Some(response(message).map_err(wrong)?),
+                Some(at) => {
+                    let mut stored = response(message).map_err(wrong)?;
+                    // Which says how much there would be.
+                    stored.truncated &= requests[*at].method != Method::HEAD;
+                    requests[*at].legacy = Some(stored);
+                }
                 None => skip("an answer without its request"),
             },
             "3" => skip("a replayed answer"),
@@ -74,7 +79,7 @@ fn request(message: &[u8]) -> Result<Recorded, String> {
     for header in parsed.headers.iter() {
         recorded.header(header.name, &String::from_utf8_lossy(header.value));
     }
-    recorded.body = body(&message[length..], chunked);
+    recorded.body = body(&message[length..], chunked).0;
     Ok(recorded)
 }
 
@@ -96,11 +101,11 @@ fn response(message: &[u8]) -> Result<Stored, String> {
         }
     }
     let chunked = parsed.headers.iter().any(is_chunked);
-    let body = body(&message[length..], chunked);
+    let (body, cut) = body(&message[length..], chunked);
     let status = parsed.code.unwrap_or_default();
     let said =
         headers.get("content-length").and_then(|it| it.to_str().ok()).and_then(|it| it.parse::<usize>().ok());
-    let truncated = said.is_some_and(|said| said > body.len());
+    let truncated = cut || said.is_some_and(|said| said > body.len());
     Ok(Stored { status, headers, body, truncated, seconds: None })
 }
 
@@ -109,19 +114,23 @@ fn is_chunked(header: &httparse::Header<'_>) -> bool {
         && header.value.to_ascii_lowercase().ends_with(b"chunked")
 }
 
-/// The rest of a message, its chunks put together; what is no chunk ends it.
-fn body(mut rest: &[u8], chunked: bool) -> Bytes {
+/// The rest of a message, its chunks put together, and whether it ended before the last of them.
+fn body(mut rest: &[u8], chunked: bool) -> (Bytes, bool) {
     if !chunked {
-        return Bytes::copy_from_slice(rest);
+        return (Bytes::copy_from_slice(rest), false);
     }
     let mut out = Vec::new();
     while let Ok(httparse::Status::Complete((start, size))) = httparse::parse_chunk_size(rest) {
+        if size == 0 {
+            return (Bytes::from(out), false);
+        }
         let end = start.saturating_add(size as usize);
-        if size == 0 || end > rest.len() {
+        if end > rest.len() {
+            out.extend_from_slice(rest.get(start..).unwrap_or_default());
             break;
         }
         out.extend_from_slice(&rest[start..end]);
         rest = rest.get(end + 2..).unwrap_or_default();
     }
-    Bytes::from(out)
+    (Bytes::from(out), true)
 }

@@ -4,10 +4,12 @@
 //! made up itself: status 0, a cache, a service worker.
 
 use crate::testrun::record::{Recorded, Stored};
+use banyan_routes::compare::charset;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 
 #[derive(Deserialize)]
@@ -96,7 +98,9 @@ fn recorded(entry: Entry) -> Result<Recorded, String> {
     recorded.session = recorded.headers.get("cookie").and_then(|it| it.to_str().ok()).map(str::to_owned);
     if let Some(data) = entry.request.post_data {
         let form = || {
-            let pairs = data.params.iter().map(|pair| format!("{}={}", pair.name, pair.value));
+            let coded = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+            let pairs =
+                data.params.iter().map(|pair| format!("{}={}", coded(&pair.name), coded(&pair.value)));
             pairs.collect::<Vec<_>>().join("&")
         };
         let text = data.text.clone().unwrap_or_else(form);
@@ -118,7 +122,13 @@ fn recorded(entry: Entry) -> Result<Recorded, String> {
                 headers.append(name, value);
             }
         }
-        let body = decoded(response.content.text.unwrap_or_default(), response.content.encoding.as_deref())?;
+        let text = response.content.text.unwrap_or_default();
+        let kind = headers.get("content-type").and_then(|it| it.to_str().ok()).unwrap_or_default();
+        // A browser writes text down in Unicode, whatever it came in.
+        let body = match (response.content.encoding.as_deref(), charset::encode(kind, &text)) {
+            (None, Some(bytes)) => Bytes::from(bytes),
+            (encoding, _) => decoded(text, encoding)?,
+        };
         let seconds = (entry.time > 0.0).then_some(entry.time / 1e3);
         recorded.legacy =
             Some(Stored { status: response.status as u16, headers, body, truncated: false, seconds });

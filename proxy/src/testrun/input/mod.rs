@@ -97,6 +97,7 @@ pub fn read(path: &Path, format: Option<Format>) -> Result<Input, String> {
     // From the first on, whatever clock they were written by.
     let first = requests.iter().filter_map(|it| it.at_ms).min().unwrap_or(0);
     requests.iter_mut().for_each(|it| it.at_ms = it.at_ms.map(|at| at - first));
+    requests.iter_mut().for_each(Recorded::unconditional);
     let digest = Sha256::digest(&bytes).iter().map(|byte| format!("{byte:02x}")).collect();
     Ok(Input { format, digest, requests, left_out })
 }

@@ -55,6 +55,13 @@ pub fn write(report: &Report) -> String {
         }
         out.push_str("</testcase>\n");
     }
+    if report.exchanges_left_out > 0 {
+        let _ = writeln!(
+            out,
+            "<system-out>{} further requests are counted in `parity` and not named here</system-out>",
+            report.exchanges_left_out
+        );
+    }
     out.push_str("</testsuite>\n</testsuites>\n");
     out
 }
