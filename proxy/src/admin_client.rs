@@ -5,6 +5,7 @@
 
 use bytes::Bytes;
 use http::{Method, header};
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use pingora_core::connectors::http::Connector;
 use pingora_core::protocols::http::client::HttpSession;
 use pingora_core::upstreams::peer::HttpPeer;
@@ -24,6 +25,12 @@ const LINE_MAX: usize = 64 << 20;
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
 pub struct Unreachable(pub String);
+
+/// As a part of a path or a query: nothing in a name begins another part.
+pub fn escaped(text: &str) -> String {
+    const OTHER: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+    utf8_percent_encode(text, OTHER).to_string()
+}
 
 #[derive(Clone)]
 pub struct AdminClient {
@@ -50,20 +57,30 @@ impl AdminClient {
     }
 
     pub fn get(&self, path: &str) -> Result<(u16, Value), Unreachable> {
-        self.call(&Method::GET, path, None)
+        self.call(&Method::GET, path, None, TIMEOUT)
+    }
+
+    pub fn get_within(&self, path: &str, most: Duration) -> Result<(u16, Value), Unreachable> {
+        self.call(&Method::GET, path, None, most)
     }
 
     pub fn post(&self, path: &str, body: &Value) -> Result<(u16, Value), Unreachable> {
-        self.call(&Method::POST, path, Some(body))
+        self.call(&Method::POST, path, Some(body), TIMEOUT)
     }
 
-    fn call(&self, method: &Method, path: &str, body: Option<&Value>) -> Result<(u16, Value), Unreachable> {
+    fn call(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<&Value>,
+        most: Duration,
+    ) -> Result<(u16, Value), Unreachable> {
         let fail = |error: &dyn std::fmt::Display| Unreachable(format!("{}: {error}", self.authority));
         let runtime = self.runtime()?;
-        let exchange = async { tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await };
+        let exchange = async { tokio::time::timeout(most, self.exchange(method, path, body)).await };
         let (status, bytes) = runtime
             .block_on(exchange)
-            .map_err(|_| fail(&"no answer in 30 s"))?
+            .map_err(|_| fail(&format!("no answer in {} s", most.as_secs())))?
             .map_err(|error| fail(&error))?;
         let value = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));

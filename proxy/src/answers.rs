@@ -59,7 +59,7 @@ const LINGER: Duration = Duration::from_secs(1);
 /// A whole response; HEAD gets its headers only.
 pub async fn answer(
     session: &mut Session,
-    ctx: &Context,
+    ctx: &mut Context,
     status: u16,
     headers: Vec<(HeaderName, HeaderValue)>,
     body: Bytes,
@@ -78,5 +78,6 @@ pub async fn answer(
     let head_only = bodyless || session.req_header().method == Method::HEAD || body.is_empty();
     session.write_response_header(Box::new(response), head_only).await?;
     let body = if head_only { Bytes::new() } else { body };
+    ctx.response_bytes += body.len() as u64;
     session.write_response_body(Some(body), true).await
 }

@@ -4,6 +4,7 @@
 //! control thread is the only one that does.
 
 use crate::state::kill::KillSet;
+use crate::targets::live_breaker::Hand;
 use banyan_routes::ids::{PPM, SharePpm, Side};
 use banyan_routes::life::{Change, Refused, RouteState};
 use banyan_routes::table::RouteTable;
@@ -24,8 +25,19 @@ pub struct ChangeAsked {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
-    Route { id: String, change: Change },
-    Kill { scope: Scope, on: bool },
+    Route {
+        id: String,
+        change: Change,
+    },
+    Kill {
+        scope: Scope,
+        on: bool,
+    },
+    /// Held on this replica, until it is let go or the backend's rule changes; what shall last is a rule.
+    Breaker {
+        backend: String,
+        hand: Hand,
+    },
 }
 
 impl What {
@@ -34,6 +46,9 @@ impl What {
             What::Route { change, .. } => change.as_str(),
             What::Kill { on: true, .. } => "kill",
             What::Kill { on: false, .. } => "unkill",
+            What::Breaker { hand: Hand::Open, .. } => "breaker open",
+            What::Breaker { hand: Hand::Close, .. } => "breaker close",
+            What::Breaker { hand: Hand::Auto, .. } => "breaker auto",
         }
     }
 
@@ -41,6 +56,7 @@ impl What {
         match self {
             What::Route { id, .. } => id.clone(),
             What::Kill { scope, .. } => scope.to_string(),
+            What::Breaker { backend, .. } => format!("backend:{backend}"),
         }
     }
 }
@@ -117,6 +133,16 @@ pub struct Changed {
     /// How much of what came in the last hour it concerns.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub traffic: Option<Moved>,
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub breaker: Option<Held>,
+}
+
+/// A breaker that was asked to be held, or let go.
+#[derive(Clone, Debug, Serialize)]
+pub struct Held {
+    pub backend: String,
+    pub state: &'static str,
+    pub held: bool,
 }
 
 /// What a change of a share would have moved.
@@ -126,14 +152,26 @@ pub struct Moved {
     pub requests_last_hour: u64,
     /// Of these, about so many would have gone to the other side.
     pub would_move: u64,
+    /// And so many would be answered 503: those of retired routes, which have no legacy side.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub would_refuse: u64,
     pub to: &'static str,
+}
+
+fn is_zero(count: &u64) -> bool {
+    *count == 0
 }
 
 impl Moved {
     pub fn new(requests: u64, before: SharePpm, after: SharePpm) -> Moved {
         let part = u64::from(before.get().abs_diff(after.get()));
         let to = if after >= before { Side::Serverless } else { Side::Legacy };
-        Moved { requests_last_hour: requests, would_move: requests * part / u64::from(PPM), to: to.as_str() }
+        Moved {
+            requests_last_hour: requests,
+            would_move: requests * part / u64::from(PPM),
+            would_refuse: 0,
+            to: to.as_str(),
+        }
     }
 }
 
@@ -150,4 +188,6 @@ pub enum NotChanged {
     /// The store did not say in time whether it keeps it.
     Unsure(String),
     NoRules,
+    /// The rules give this backend none.
+    NoBreaker(String),
 }

@@ -9,7 +9,11 @@ use crate::commands::size::{Format, LoadFlags};
 use crate::commands::{changes, check, compare, demo, explain, layout, plan, remote, run, size, tap, top};
 use crate::exit::Exit;
 use crate::settings::Flags;
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use crate::tap::Status;
+use banyan_routes::decide::Reason;
+use banyan_routes::units::Percent;
+use clap::builder::{BoolishValueParser, NonEmptyStringValueParser, PossibleValuesParser};
+use clap::{ArgAction, Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -161,6 +165,7 @@ enum Command {
     },
     /// One route with its rule.
     Show {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         /// Only the rules that are proposed for its comparisons, as YAML to pin them by.
         #[arg(long, env = "BANYAN_PATCH")]
@@ -170,38 +175,45 @@ enum Command {
     },
     /// Raise a route's share to the next step of its ramp.
     Promote {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         #[command(flatten)]
         change: ChangeFlags,
     },
     /// Keep a route's share where it is.
     Hold {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         #[command(flatten)]
         change: ChangeFlags,
     },
     /// Lift a hold, and a rollback with it.
     Resume {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         #[command(flatten)]
         change: ChangeFlags,
     },
     /// Set the share of a route in stage ramp.
     SetShare {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         /// Such as `25%`.
+        #[arg(value_parser = share)]
         share: String,
         #[command(flatten)]
         change: ChangeFlags,
     },
     /// Approve the next step that needs it.
     Approve {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         #[command(flatten)]
         change: ChangeFlags,
     },
     /// Send everybody back to legacy, and hold.
     Rollback {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         id: String,
         #[command(flatten)]
         change: ChangeFlags,
@@ -235,14 +247,13 @@ enum Command {
     },
     /// Hold a backend's breaker open or closed by hand, or let it go.
     Breaker {
+        #[arg(value_parser = NonEmptyStringValueParser::new())]
         backend: String,
         /// What it shall be.
         #[arg(value_parser = ["open", "close", "auto"])]
         state: String,
-        #[arg(long, default_value = "", env = "BANYAN_REASON")]
-        reason: String,
         #[command(flatten)]
-        remote: Remote,
+        change: ChangeFlags,
     },
     /// How many proxies, addresses and connections it takes, and what it took before.
     Size {
@@ -268,10 +279,10 @@ enum Command {
         #[arg(long, env = "BANYAN_SIDE", value_parser = ["legacy", "serverless", "none"])]
         side: Option<String>,
         /// Only by this reason, such as `bucket` or `fallback`.
-        #[arg(long, env = "BANYAN_REASON_IS")]
+        #[arg(long, env = "BANYAN_REASON_IS", value_parser = reason())]
         reason: Option<String>,
         /// Only with this status, such as `502` or `5xx`.
-        #[arg(long, env = "BANYAN_STATUS")]
+        #[arg(long, env = "BANYAN_STATUS", value_parser = status)]
         status: Option<String>,
         /// End after so many.
         #[arg(long, env = "BANYAN_COUNT")]
@@ -281,6 +292,12 @@ enum Command {
     },
     /// Make a running proxy read its rules again.
     Reload {
+        /// Why; it stands in the proxy's log.
+        #[arg(long, env = "BANYAN_REASON", default_value = "")]
+        reason: String,
+        /// Only if the state is at this revision.
+        #[arg(long, env = "BANYAN_IF_REVISION", value_name = "R")]
+        if_revision: Option<u64>,
         #[command(flatten)]
         remote: Remote,
     },
@@ -296,9 +313,37 @@ fn admin_address(text: &str) -> Result<SocketAddr, std::net::AddrParseError> {
     text.trim_start_matches("http://").trim_end_matches('/').parse()
 }
 
+/// What is sent is what was written; that it is a share is known here already.
+fn share(text: &str) -> Result<String, String> {
+    text.parse::<Percent>().map(|_| text.to_owned())
+}
+
+fn status(text: &str) -> Result<String, String> {
+    let wrong = || format!("`{text}` is not a status; expected for example 502 or 5xx");
+    Status::parse(text).map(|_| text.to_owned()).ok_or_else(wrong)
+}
+
+fn reason() -> PossibleValuesParser {
+    Reason::ALL.map(Reason::as_str).into_iter().chain(["none"]).collect::<Vec<_>>().into()
+}
+
+/// Variables are read as other tools read them: a flag is on by `1` or `yes` as well, and an empty variable is none.
+fn flags(command: clap::Command) -> clap::Command {
+    let command = command.mut_args(|arg| {
+        let empty = arg.get_env().is_some_and(|name| std::env::var_os(name).is_some_and(|it| it.is_empty()));
+        let arg = if empty { arg.env(None::<&str>) } else { arg };
+        match arg.get_action() {
+            ArgAction::SetTrue => arg.value_parser(BoolishValueParser::new()),
+            _ => arg,
+        }
+    });
+    command.mut_subcommands(flags)
+}
+
 /// Parses and runs.
 pub fn main() -> Exit {
-    match Cli::try_parse() {
+    let parsed = flags(Cli::command()).try_get_matches();
+    match parsed.and_then(|matches| Cli::from_arg_matches(&matches)) {
         Ok(cli) => dispatch(cli.command),
         Err(error) => {
             // Help and version are answers, not mistakes.
@@ -364,8 +409,9 @@ fn dispatch(command: Command) -> Exit {
         Command::Unclaimed { rules, remote } => {
             with_admin(&remote, |client, json| remote::unclaimed(client, json, rules))
         }
-        Command::Breaker { backend, state, reason, remote } => {
-            with_admin(&remote, |client, json| remote::breaker(client, json, &backend, &state, &reason))
+        Command::Breaker { backend, state, change } => {
+            let body = body(&change, json!({ "state": state, "actor": changes::actor() }));
+            with_admin(&change.remote, |client, json| remote::breaker(client, json, &backend, &body))
         }
         Command::Size { load, output } => size::run(&load.into(), output),
         Command::Top { once, remote } => with_admin(&remote, |client, json| top::run(client, json, once)),
@@ -373,19 +419,27 @@ fn dispatch(command: Command) -> Exit {
             let wanted = tap::Wanted { route, side, reason, status, count };
             with_admin(&remote, |client, json| tap::run(client, json, &wanted))
         }
-        Command::Reload { remote } => with_admin(&remote, remote::reload),
-        Command::Healthcheck { remote } => with_admin(&remote, |client, _| remote::healthcheck(client)),
+        Command::Reload { reason, if_revision, remote } => {
+            let body = json!({ "reason": reason, "if_revision": if_revision });
+            with_admin(&remote, |client, json| remote::reload(client, json, &body))
+        }
+        Command::Healthcheck { remote } => with_admin(&remote, remote::healthcheck),
     }
 }
 
 /// `id` is empty where the body says what is meant.
-fn changed(flags: &ChangeFlags, id: &str, action: &str, mut body: Value) -> Exit {
+fn changed(flags: &ChangeFlags, id: &str, action: &str, more: Value) -> Exit {
+    let body = body(flags, more);
+    with_admin(&flags.remote, |client, json| changes::change(client, id, action, body, flags.yes, json))
+}
+
+fn body(flags: &ChangeFlags, mut body: Value) -> Value {
     body["reason"] = json!(flags.reason);
     body["dry_run"] = json!(flags.dry_run);
     if let Some(revision) = flags.if_revision {
         body["if_revision"] = json!(revision);
     }
-    with_admin(&flags.remote, |client, json| changes::change(client, id, action, body, flags.yes, json))
+    body
 }
 
 fn with_admin(remote: &Remote, ask: impl FnOnce(&AdminClient, bool) -> Exit) -> Exit {

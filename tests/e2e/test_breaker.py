@@ -88,6 +88,12 @@ def test_a_hand_beats_the_breaker(start):
     assert banyan.cli("breaker", "nobody", "open").returncode == 1
     assert banyan.api("/api/v1/backends/s/breaker", "POST", {"state": "ajar"}, check=False)[0] == 400
     assert "maintenance" in banyan.text()
+    # It is a change like any other: in the audit log, tried before, and only where the state is as one thinks.
+    entries = [(it["action"], it["scope"], it["reason"]) for it in banyan.api("/api/v1/audit")[1]["entries"]]
+    assert entries == [("breaker open", "backend:s", "maintenance"), ("breaker auto", "backend:s", "")] and banyan.cli("audit").returncode == 0
+    out = banyan.cli("breaker", "s", "open", "--dry-run")
+    assert out.returncode == 0 and "would be" in out.stdout and sides(banyan, 1) == [(200, "serverless", "stage")]
+    assert banyan.cli("breaker", "s", "open", "--if-revision", "99").returncode == 1 and sides(banyan, 1) == [(200, "serverless", "stage")]
 
 
 def test_an_address_that_fails_alone_is_left_out_but_never_too_many(start):

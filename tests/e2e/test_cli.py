@@ -1,6 +1,7 @@
 """The command line and the admin API, as a user or a script meets them."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -161,6 +162,22 @@ def test_a_running_proxy_answers_the_commands(start, tmp_path):
     assert proxy.cli("healthcheck").returncode == 0
     (proxy.state / "KILL").touch()
     wait_for("the kill", lambda: "all" in proxy.cli("status").stdout)
+    # A name is a name: nothing in it asks for something else.
+    for name in ("flight-detail/rollback?", "flight-detail?x=1", "flight-detail#x", "no such", "../audit"):
+        assert proxy.cli("hold", name, "--reason", "x").returncode == 1 and proxy.cli("show", name).returncode == 1, name
+    assert proxy.cli("promote", "").returncode == 64 and proxy.cli("set-share", "flight-detail", "30").returncode == 64
+    assert proxy.cli("tap", "--reason", "odd", "--count", "1").returncode == 64 and proxy.cli("tap", "--status", "abc").returncode == 64
+    refused = proxy.cli("show", "nobody", "--output", "json")
+    assert refused.returncode == 1 and json.loads(refused.stdout)["status"] == 404
+    assert proxy.cli("reload", "--reason", "deploy 7").returncode == 0 and proxy.cli("reload", "--if-revision", "999").returncode == 1
+    # What answers has to be a Banyan.
+    for command in ("status", "healthcheck"):
+        other = subprocess.run([BANYAN, command, "--admin", f"http://127.0.0.1:{airline.legacy}"], capture_output=True, text=True, timeout=30)
+        assert other.returncode in (1, 3) and "banyan     " not in other.stdout, other
+    # Variables as other tools read them.
+    for value, code in (("1", 0), ("yes", 0), ("", 0), ("off", 0), ("perhaps", 64)):
+        out = subprocess.run([BANYAN, "kill", "--admin", f"http://127.0.0.1:{proxy.admin}"] + ([] if value in ("1", "yes") else ["--dry-run"]), env={**os.environ, "BANYAN_DRY_RUN" if value in ("1", "yes") else "BANYAN_YES": value}, capture_output=True, text=True, timeout=30)
+        assert out.returncode == code and (code or "would be done" in out.stdout), (value, out)
     gone = subprocess.run([BANYAN, "healthcheck", "--admin", f"http://127.0.0.1:{lease_port()}"], capture_output=True, timeout=30)
     assert gone.returncode == 3
 

@@ -9,6 +9,7 @@ use crate::change::{ChangeAsked, NotChanged, Scope, What};
 use crate::control::Request;
 use crate::metrics::Metrics;
 use crate::settings::Role;
+use crate::targets::live_breaker::Hand;
 use banyan_routes::audit::verify;
 use banyan_routes::life::Change;
 use banyan_routes::plan::CONTROLLER;
@@ -33,6 +34,8 @@ struct Body {
     dry_run: bool,
     /// Of `share`: `25%`.
     share: Option<String>,
+    /// Of `breaker`.
+    state: Option<String>,
     /// Of `kill` and `unkill`: `all`, `group:<name>` or a route's id.
     scope: Option<String>,
 }
@@ -46,12 +49,16 @@ pub async fn change(
     metrics: &Metrics,
 ) -> Option<Answer> {
     let rest = path.strip_prefix("/api/v1/")?;
-    let (id, action) = match rest.strip_prefix("routes/") {
+    let below = rest.strip_prefix("routes/").or_else(|| rest.strip_prefix("backends/"));
+    let (id, action) = match below {
         Some(rest) => rest.rsplit_once('/').map(|(id, action)| (Some(id), action))?,
         None => (None, rest),
     };
     let known = ["promote", "hold", "resume", "share", "approve", "rollback"];
-    let is_change = matches!(action, "kill" | "unkill") || (id.is_some() && known.contains(&action));
+    let is_change = match rest.starts_with("backends/") {
+        true => action == "breaker",
+        false => matches!(action, "kill" | "unkill") || (id.is_some() && known.contains(&action)),
+    };
     if !is_change {
         return None;
     }
@@ -90,8 +97,11 @@ fn asked(id: Option<&str>, action: &str, body: &Value) -> Result<ChangeAsked, St
     if body.actor.as_deref() == Some(CONTROLLER) {
         return Err(format!("`{CONTROLLER}` is the name of Banyan's own"));
     }
-    let given =
-        [("share", body.share.is_some(), action == "share"), ("scope", body.scope.is_some(), id.is_none())];
+    let given = [
+        ("share", body.share.is_some(), action == "share"),
+        ("scope", body.scope.is_some(), id.is_none()),
+        ("state", body.state.is_some(), action == "breaker"),
+    ];
     if let Some((field, ..)) = given.iter().find(|(_, given, fits)| *given && !fits) {
         return Err(format!("`{field}` is not a field of {action}"));
     }
@@ -106,6 +116,15 @@ fn asked(id: Option<&str>, action: &str, body: &Value) -> Result<ChangeAsked, St
         }
         (None, _) => {
             What::Kill { scope: Scope::parse(body.scope.as_deref().unwrap_or("all")), on: action == "kill" }
+        }
+        (Some(id), "breaker") => {
+            let hand = match body.state.as_deref() {
+                Some("open") => Hand::Open,
+                Some("close") => Hand::Close,
+                Some("auto") => Hand::Auto,
+                _ => return Err("not a state: expected {\"state\": \"open\"}, \"close\" or \"auto\"".into()),
+            };
+            What::Breaker { backend: id.to_owned(), hand }
         }
         (Some(id), _) => {
             let change = match action {
@@ -128,14 +147,17 @@ fn asked(id: Option<&str>, action: &str, body: &Value) -> Result<ChangeAsked, St
     })
 }
 
+pub fn another_revision(is: u64) -> Answer {
+    let mut value = problem_value(409, "another revision", &format!("the state is at revision {is}"));
+    value["state_revision"] = json!(is);
+    problem_answer(409, &value)
+}
+
 fn refused(why: &NotChanged) -> Answer {
     match why {
-        NotChanged::Unknown(name) => problem(404, "no such route or group", name),
-        NotChanged::Revision { is } => {
-            let mut value = problem_value(409, "another revision", &format!("the state is at revision {is}"));
-            value["state_revision"] = json!(is);
-            problem_answer(409, &value)
-        }
+        NotChanged::Unknown(name) => problem(404, "no such route, group or backend", name),
+        NotChanged::NoBreaker(_) => problem(409, "no breaker", "the rules give this backend none"),
+        NotChanged::Revision { is } => another_revision(*is),
         NotChanged::Refused(why) => {
             let mut value = problem_value(409, "refused", &why.to_string());
             value["code"] = json!(why.code());

@@ -7,7 +7,6 @@ pub mod access;
 mod board;
 pub mod api;
 mod changes;
-mod breaker;
 mod console;
 mod egress;
 mod openapi;
@@ -21,6 +20,7 @@ use crate::proxy::Shared;
 use crate::settings::Role;
 use crate::tap::{Filter, Reader, Status};
 use async_trait::async_trait;
+use banyan_routes::decide::Reason;
 use banyan_routes::ids::Side;
 use http::{HeaderValue, Method, Response, StatusCode, header};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
@@ -175,8 +175,13 @@ impl Admin {
         if let Some(side) = side.as_deref().filter(|it| !["legacy", "serverless", "none"].contains(it)) {
             return odd("side", side, "legacy, serverless or none");
         }
+        let reason = text("reason=");
+        let reasons = || Reason::ALL.into_iter().map(Reason::as_str).chain([NONE]);
+        if let Some(reason) = reason.as_deref().filter(|it| !reasons().any(|known| known == *it)) {
+            return odd("reason", reason, &format!("one of {}", reasons().collect::<Vec<_>>().join(", ")));
+        }
         let status = status.and_then(|(status, _)| status);
-        let filter = Filter { route, side, reason: text("reason="), status };
+        let filter = Filter { route, side, reason, status };
         match number(query, "count=") {
             Err(answer) => refused(*answer),
             Ok(count) => match self.shared.taps.open(filter) {
@@ -223,11 +228,13 @@ impl Admin {
     }
 
     fn read(&self, path: &str, query: Option<&str>) -> Answer {
+        if path == "/api/v1/openapi.json" {
+            return json_answer(200, &openapi::document());
+        }
         let Some(live) = self.shared.live.load() else {
             return problem(503, "no valid rule set", "nothing serves yet");
         };
         match path.strip_prefix("/api/v1/").unwrap_or_default() {
-            "openapi.json" => json_answer(200, &openapi::document()),
             "revision" => json_answer(200, &api::revision(&self.shared, &live)),
             "routes" => json_answer(200, &api::routes(&live)),
             "unclaimed" => json_answer(200, &api::unclaimed(&self.shared, &live)),
@@ -265,11 +272,8 @@ impl Admin {
     }
 
     async fn change(&self, session: &mut ServerSession, path: &str, caller: &Caller) -> Answer {
-        let json_type = session
-            .get_header_bytes(header::CONTENT_TYPE)
-            .to_ascii_lowercase()
-            .starts_with(b"application/json");
-        if !json_type {
+        let kind = session.get_header_bytes(header::CONTENT_TYPE).split(|byte| *byte == b';').next();
+        if !kind.unwrap_or_default().trim_ascii().eq_ignore_ascii_case(b"application/json") {
             let answer = problem(415, "not JSON", "expected Content-Type: application/json");
             return access::refuse(&self.shared.metrics, "content_type", answer);
         }
@@ -282,13 +286,9 @@ impl Admin {
                 Some(live) => api::explain(&live, &body),
                 None => problem(503, "no valid rule set", "nothing serves yet"),
             },
-            "/api/v1/reload" if body.as_object().is_some_and(|fields| !fields.is_empty()) => {
-                problem(400, "unknown field", "expected no fields")
-            }
-            "/api/v1/reload" => self.reload().await,
-            _ if let Some(id) = breaker_of(path) => match self.shared.live.load() {
-                Some(live) => breaker::hold(&live, id, &body, caller),
-                None => problem(503, "no valid rule set", "nothing serves yet"),
+            "/api/v1/reload" => match self.may_reload(&body, caller) {
+                Ok(()) => self.reload().await,
+                Err(answer) => *answer,
             },
             _ => {
                 let metrics = &self.shared.metrics;
@@ -296,6 +296,28 @@ impl Admin {
                 answer.unwrap_or_else(|| problem(404, "no such resource", path))
             }
         }
+    }
+
+    /// What is asked for fits, and only if the state is where the caller thinks it is.
+    fn may_reload(&self, body: &Value, caller: &Caller) -> Result<(), Box<Answer>> {
+        let refused = |answer| Err(Box::new(answer));
+        let known = ["reason", "actor", "if_revision"];
+        if let Some(name) =
+            body.as_object().into_iter().flatten().map(|it| it.0).find(|it| !known.contains(&it.as_str()))
+        {
+            let detail = format!("`{name}`; expected `reason` and `if_revision`");
+            return refused(problem(400, "unknown field", &detail));
+        }
+        let is = self.shared.live.load().map_or(0, |live| live.state.revision);
+        match &body["if_revision"] {
+            Value::Null => {}
+            wanted if wanted.as_u64() == Some(is) => {}
+            wanted if wanted.is_u64() => return refused(changes::another_revision(is)),
+            _ => return refused(problem(400, "not a revision", "`if_revision` is a number, such as 7")),
+        }
+        let reason = body["reason"].as_str().unwrap_or_default();
+        tracing::info!(actor = caller.name.as_deref(), ?reason, "reload asked for");
+        Ok(())
     }
 
     async fn reload(&self) -> Answer {

@@ -12,6 +12,11 @@ pub fn document() -> Value {
         "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } }
     });
     let get = |summary: &str| json!({ "get": { "summary": summary, "responses": { "200": ok(summary), "401": problem, "403": problem, "503": problem } } });
+    let asked = json!({ "reason": { "type": "string" }, "actor": { "type": "string" }, "if_revision": { "type": "integer", "minimum": 0 } });
+    let reload = json!({ "type": "object", "additionalProperties": false, "properties": asked });
+    let mut hold = json!({ "type": "object", "required": ["state"], "additionalProperties": false, "properties": asked });
+    hold["properties"]["state"] = json!({ "enum": ["open", "close", "auto"] });
+    hold["properties"]["dry_run"] = json!({ "type": "boolean" });
     json!({
         "openapi": "3.1.0",
         "info": { "title": "Banyan admin API", "version": env!("CARGO_PKG_VERSION") },
@@ -30,12 +35,7 @@ pub fn document() -> Value {
             "/api/v1/backends/{id}/breaker": { "post": {
                 "summary": "hold a breaker open or closed by hand on this replica, or let it go",
                 "parameters": [{ "name": "id", "in": "path", "required": true, "schema": { "type": "string" } }],
-                "requestBody": { "required": true, "content": { "application/json": { "schema": {
-                    "type": "object",
-                    "required": ["state"],
-                    "additionalProperties": false,
-                    "properties": { "state": { "enum": ["open", "close", "auto"] }, "reason": { "type": "string" } }
-                } } } },
+                "requestBody": { "required": true, "content": { "application/json": { "schema": hold } } },
                 "responses": { "200": ok("held, or let go"), "400": problem, "401": problem, "403": problem, "404": problem, "409": problem, "413": problem, "415": problem, "503": problem }
             } },
             "/api/v1/evidence/{id}": { "get": {
@@ -62,6 +62,7 @@ pub fn document() -> Value {
                 "responses": { "200": ok("points, the oldest first"), "401": problem, "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/egress": get("egress rules with callers, destinations and connections"),
+            "/api/v1/openapi.json": get("this description"),
             "/api/v1/whoami": get("whose token it is, and its role"),
             "/api/v1/events": { "get": {
                 "summary": "one snapshot of everything a second, as server-sent events; ends after `count`, or not",
@@ -77,7 +78,7 @@ pub fn document() -> Value {
                     { "name": "status", "in": "query", "description": "`502`, or a class such as `5xx`", "schema": { "type": "string" } },
                     { "name": "count", "in": "query", "schema": { "type": "integer", "minimum": 1 } }
                 ],
-                "responses": { "200": { "description": "JSON lines", "content": { "application/x-ndjson": {} } }, "400": problem, "401": problem, "403": problem, "503": problem }
+                "responses": { "200": { "description": "JSON lines", "content": { "application/x-ndjson": {} } }, "400": problem, "401": problem, "403": problem, "404": problem, "503": problem }
             } },
             "/api/v1/unclaimed": get("paths that no route claims, as templates, with the rules they would need"),
             "/api/v1/audit": get("every change beside the rules, and whether the chain of their hashes is whole"),
@@ -103,8 +104,8 @@ pub fn document() -> Value {
             } },
             "/api/v1/reload": { "post": {
                 "summary": "read the rule directory again",
-                "requestBody": { "required": true, "content": { "application/json": { "schema": { "type": "object", "additionalProperties": false } } } },
-                "responses": { "200": ok("accepted"), "400": problem, "401": problem, "403": problem, "413": problem, "415": problem, "422": problem, "503": problem }
+                "requestBody": { "required": true, "content": { "application/json": { "schema": reload } } },
+                "responses": { "200": ok("accepted"), "400": problem, "401": problem, "403": problem, "409": problem, "413": problem, "415": problem, "422": problem, "503": problem }
             } },
         },
         "security": [{}, { "token": [] }],

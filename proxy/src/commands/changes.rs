@@ -2,7 +2,7 @@
 //!
 //! Input: the admin API. Output: what changed. Must not: do what a person on a terminal has not confirmed, where it moves many at once.
 
-use crate::admin_client::AdminClient;
+use crate::admin_client::{AdminClient, escaped};
 use crate::commands::remote::{finish, plain, refused};
 use crate::exit::Exit;
 use crate::say;
@@ -18,12 +18,15 @@ pub fn change(client: &AdminClient, id: &str, action: &str, mut body: Value, yes
         eprintln!("banyan: nothing was changed");
         return Exit::No;
     }
-    body["actor"] = json!(std::env::var("USER").unwrap_or_else(|_| "cli".into()));
-    let path =
-        if id.is_empty() { format!("/api/v1/{action}") } else { format!("/api/v1/routes/{id}/{action}") };
+    body["actor"] = json!(actor());
+    let path = if id.is_empty() {
+        format!("/api/v1/{action}")
+    } else {
+        format!("/api/v1/routes/{}/{action}", escaped(id))
+    };
     finish(client.post(&path, &body).map(|(status, value)| {
         if status != 200 {
-            return refused(status, &value);
+            return refused(status, &value, json);
         }
         if json {
             say!("{value:#}");
@@ -47,9 +50,17 @@ pub fn change(client: &AdminClient, id: &str, action: &str, mut body: Value, yes
                 of["would_move"],
                 plain(&of["to"])
             );
+            if let Some(count @ 1..) = of["would_refuse"].as_u64() {
+                say!("and about {count} would be answered 503: retired routes have no legacy side");
+            }
         }
         Exit::Ok
     }))
+}
+
+/// Who the machine says it is; with tokens the API knows better.
+pub fn actor() -> String {
+    std::env::var("USER").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| "cli".into())
 }
 
 fn confirmed(action: &str, scope: &str) -> bool {
@@ -85,7 +96,7 @@ fn state(told: &Value, which: &str) -> String {
 pub fn audit(client: &AdminClient, json: bool) -> Exit {
     finish(client.get("/api/v1/audit").map(|(status, value)| {
         if status != 200 {
-            return refused(status, &value);
+            return refused(status, &value, json);
         }
         let verified = value["verified"] == json!(true);
         if json {

@@ -42,15 +42,18 @@ pub fn check(dir: &Path, deny_warnings: bool, output: CheckOutput) -> Exit {
     match output {
         CheckOutput::Text => text(&sources, &reports, rules.as_ref(), errors, warnings),
         CheckOutput::Json => {
-            let revision = rules.as_ref().map(|rules| rules.table.revision.to_string());
-            let routes = rules.as_ref().map(|rules| rules.table.routes.len());
-            let value = json!({ "version": 1, "valid": errors == 0, "files": sources.len(), "routes": routes, "revision": revision, "problems": reports });
-            say!("{value:#}");
+            say!("{:#}", told(&sources, &reports, rules.as_ref()));
         }
         CheckOutput::Sarif => say!("{:#}", sarif(dir, &reports)),
         CheckOutput::Github => reports.iter().for_each(|report| say!("{}", github(dir, report))),
     }
     if errors > 0 || (deny_warnings && warnings > 0) { Exit::No } else { Exit::Ok }
+}
+
+fn told(sources: &[Source], reports: &[Report], rules: Option<&Rules>) -> serde_json::Value {
+    let revision = rules.map(|rules| rules.table.revision.to_string());
+    let valid = reports.iter().all(|report| report.severity != Severity::Error);
+    json!({ "version": 1, "valid": valid, "files": sources.len(), "routes": rules.map(count), "revision": revision, "problems": reports })
 }
 
 /// Draws problems on stdout as a compiler would.
@@ -66,15 +69,20 @@ fn text(sources: &[Source], reports: &[Report], rules: Option<&Rules>, errors: u
     match rules {
         Some(rules) if errors == 0 => {
             let tests: usize = rules.files.iter().map(|file| file.rules.tests.len()).sum();
-            let routes = rules.table.routes.len() - usize::from(rules.table.has_default);
             say!(
-                "ok: {routes} routes in {} files, {tests} tests passed, {warnings} warnings, revision {}",
+                "ok: {} routes in {} files, {tests} tests passed, {warnings} warnings, revision {}",
+                count(rules),
                 sources.len(),
                 rules.table.revision
             );
         }
         _ => say!("{errors} errors, {warnings} warnings"),
     }
+}
+
+/// As written, without the default that is made of `defaults.legacy`.
+fn count(rules: &Rules) -> usize {
+    rules.table.routes.len() - usize::from(rules.table.has_default)
 }
 
 fn location(dir: &Path, file: &str) -> String {
@@ -122,15 +130,20 @@ fn sarif(dir: &Path, reports: &[Report]) -> serde_json::Value {
     })
 }
 
-/// Loads or reports: for commands that need valid rules. `Err` carries the exit code.
-pub fn load_or_report(dir: &Path) -> Result<Rules, Exit> {
+/// Loads or reports: for commands that need valid rules. `Err` carries the exit code. With `json`, problems are told as `check` does.
+pub fn load_or_report(dir: &Path, json: bool) -> Result<Rules, Exit> {
     load(dir).map_err(|no_rules| match no_rules {
         NoRules::Unreadable(error) => {
             eprintln!("banyan: {error}");
             Exit::Usage
         }
         NoRules::Invalid(sources, problems) => {
-            draw(&sources, &report(&sources, &problems));
+            let reports = report(&sources, &problems);
+            if json {
+                say!("{:#}", told(&sources, &reports, None));
+            } else {
+                draw(&sources, &reports);
+            }
             Exit::No
         }
     })
@@ -138,7 +151,7 @@ pub fn load_or_report(dir: &Path) -> Result<Rules, Exit> {
 
 /// `banyan test`: each test with its outcome.
 pub fn test(dir: &Path) -> Exit {
-    let rules = match load_or_report(dir) {
+    let rules = match load_or_report(dir, false) {
         Ok(rules) => rules,
         Err(exit) => return exit,
     };

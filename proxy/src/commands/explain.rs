@@ -40,7 +40,7 @@ pub struct CallerFlags {
 }
 
 pub fn run(dir: &Path, question: &Question<'_>, json: bool) -> Exit {
-    let rules = match load_or_report(dir) {
+    let rules = match load_or_report(dir, json) {
         Ok(rules) => rules,
         Err(exit) => return exit,
     };

@@ -13,7 +13,7 @@ use serde_json::Value;
 use std::path::Path;
 
 pub fn run(from: &Path, to: &Path, requests: Option<&Path>, detailed: bool, json: bool) -> Exit {
-    let (from, to) = match (load_or_report(from), load_or_report(to)) {
+    let (from, to) = match (load_or_report(from, json), load_or_report(to, json)) {
         (Ok(from), Ok(to)) => (from, to),
         // With detailed exit codes 1 is every error: a script asks three questions, not four.
         (Err(exit), _) | (_, Err(exit)) => return if detailed { Exit::No } else { exit },

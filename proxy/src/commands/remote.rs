@@ -2,7 +2,7 @@
 //!
 //! Input: the admin API. Output: tables or the API's JSON. Must not: change anything but by `reload`.
 
-use crate::admin_client::{AdminClient, Unreachable};
+use crate::admin_client::{AdminClient, Unreachable, escaped};
 use crate::exit::Exit;
 use crate::say;
 use crate::say_raw;
@@ -22,24 +22,44 @@ pub fn finish(result: Result<Exit, Unreachable>) -> Exit {
     })
 }
 
-/// An API answer that is not a success: its problem on stderr.
-pub fn refused(status: u16, value: &Value) -> Exit {
+/// An API answer that is not a success: its problem on stderr, and on stdout for who reads JSON.
+pub fn refused(status: u16, value: &Value, json: bool) -> Exit {
+    if json && value.is_object() {
+        say!("{value:#}");
+    }
     let text = |field: &str| value.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     eprintln!("banyan: {status} {}: {}", text("title"), text("detail"));
     Exit::No
 }
 
-pub fn healthcheck(client: &AdminClient) -> Exit {
-    finish(client.get("/readyz").map(|(status, value)| {
+/// What probes wait for at most.
+const PROBE: Duration = Duration::from_secs(5);
+
+/// An answer, as long as it is one of Banyan's.
+fn known(result: Result<(u16, Value), Unreachable>, field: &str) -> Result<(u16, Value), Unreachable> {
+    let (status, value) = result?;
+    match status {
+        200 if value.get(field).is_none() => {
+            Err(Unreachable("what answers is not the admin API of Banyan".into()))
+        }
+        _ => Ok((status, value)),
+    }
+}
+
+pub fn healthcheck(client: &AdminClient, json: bool) -> Exit {
+    finish(known(client.get_within("/readyz", PROBE), "ready").map(|(status, mut value)| {
+        if json && value.is_object() {
+            value["version"] = json!(1);
+        }
         say!("{value}");
         if status == 200 { Exit::Ok } else { Exit::No }
     }))
 }
 
 pub fn status(client: &AdminClient, json: bool) -> Exit {
-    finish(client.get("/api/v1/revision").map(|(status, value)| {
+    finish(known(client.get("/api/v1/revision"), "banyan").map(|(status, value)| {
         if status != 200 {
-            return refused(status, &value);
+            return refused(status, &value, json);
         }
         if json {
             say!("{value:#}");
@@ -104,7 +124,7 @@ pub fn watch(client: &AdminClient, json: bool) -> Exit {
 pub fn routes(client: &AdminClient, json: bool) -> Exit {
     finish(client.get("/api/v1/routes").map(|(status, value)| {
         if status != 200 {
-            return refused(status, &value);
+            return refused(status, &value, json);
         }
         if json {
             say!("{value:#}");
@@ -168,9 +188,9 @@ pub fn plain(value: &Value) -> String {
 }
 
 pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
-    finish(client.get(&format!("/api/v1/routes/{id}")).map(|(status, value)| {
+    finish(client.get(&format!("/api/v1/routes/{}", escaped(id))).map(|(status, value)| {
         if status != 200 {
-            return refused(status, &value);
+            return refused(status, &value, json);
         }
         if json {
             say!("{value:#}");
@@ -189,12 +209,16 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
         if value["silence"].is_object() {
             silence(&value["silence"]);
         }
-        if let Ok((200, evidence)) = client.get(&format!("/api/v1/evidence/{id}"))
+        if let Ok((200, evidence)) = client.get(&format!("/api/v1/evidence/{}", escaped(id)))
             && evidence["eligible"] != json!(0)
         {
             shadowed(client, id, &evidence);
         }
         value["functions"].as_array().into_iter().flatten().for_each(function);
+        if value["rule"].is_null() {
+            // The default is made of `defaults.legacy`, and stands nowhere.
+            return Exit::Ok;
+        }
         say!("rule\n{}", serde_yaml::to_string(&value["rule"]).unwrap_or_default().trim_end());
         Exit::Ok
     }))
@@ -204,7 +228,7 @@ pub fn show(client: &AdminClient, id: &str, json: bool) -> Exit {
 pub fn unclaimed(client: &AdminClient, json: bool, yaml: bool) -> Exit {
     finish(client.get("/api/v1/unclaimed").map(|(status, value)| {
         if status != 200 {
-            return refused(status, &value);
+            return refused(status, &value, json);
         }
         let templates = value["templates"].as_array().map_or(&[][..], Vec::as_slice);
         if json {
@@ -260,9 +284,9 @@ fn silence(value: &Value) {
 
 /// The proposals of a route as the lines of YAML that pin them: to be put under the route, by a person.
 pub fn patch(client: &AdminClient, id: &str, json: bool) -> Exit {
-    finish(client.get(&format!("/api/v1/proposals?route={id}")).map(|(status, value)| {
+    finish(client.get(&format!("/api/v1/proposals?route={}", escaped(id))).map(|(status, value)| {
         if status != 200 {
-            return refused(status, &value);
+            return refused(status, &value, json);
         }
         let patch = &value["patches"][id];
         if json {
@@ -295,7 +319,7 @@ fn shadowed(client: &AdminClient, id: &str, evidence: &Value) {
     );
     let bound = evidence["parity_upper_bound"].as_f64().unwrap_or(1.0) * 100.0;
     say!("{:<10} at most {bound:.3} % of the answers differ (95 % confidence)", "parity");
-    let Ok((200, found)) = client.get(&format!("/api/v1/differences?route={id}")) else { return };
+    let Ok((200, found)) = client.get(&format!("/api/v1/differences?route={}", escaped(id))) else { return };
     for it in found["differences"].as_array().into_iter().flatten().take(10) {
         let text = |field: &str| plain(&it[field]);
         say!(
@@ -309,7 +333,7 @@ fn shadowed(client: &AdminClient, id: &str, evidence: &Value) {
             text("state"),
         );
     }
-    let Ok((200, found)) = client.get(&format!("/api/v1/proposals?route={id}")) else { return };
+    let Ok((200, found)) = client.get(&format!("/api/v1/proposals?route={}", escaped(id))) else { return };
     for it in found["proposals"].as_array().into_iter().flatten() {
         let text = |field: &str| plain(&it[field]);
         say!(
@@ -352,8 +376,8 @@ fn function(value: &Value) {
     }
 }
 
-pub fn reload(client: &AdminClient, json: bool) -> Exit {
-    finish(client.post("/api/v1/reload", &json!({})).map(|(status, value)| {
+pub fn reload(client: &AdminClient, json: bool, body: &Value) -> Exit {
+    finish(client.post("/api/v1/reload", body).map(|(status, value)| {
         if json {
             say!("{value:#}");
         } else if status == 200 {
@@ -368,19 +392,26 @@ pub fn reload(client: &AdminClient, json: bool) -> Exit {
                 say!("{place}{}: {}", plain(&problem["code"]), plain(&problem["message"]));
             }
         }
-        if status == 200 { Exit::Ok } else { refused(status, &value) }
+        if status == 200 { Exit::Ok } else { refused(status, &value, false) }
     }))
 }
 
-pub fn breaker(client: &AdminClient, json: bool, backend: &str, state: &str, reason: &str) -> Exit {
-    let path = format!("/api/v1/backends/{backend}/breaker");
-    finish(client.post(&path, &json!({ "state": state, "reason": reason })).map(|(status, value)| {
+pub fn breaker(client: &AdminClient, json: bool, backend: &str, body: &Value) -> Exit {
+    let path = format!("/api/v1/backends/{}/breaker", escaped(backend));
+    finish(client.post(&path, body).map(|(status, value)| {
+        if status != 200 {
+            return refused(status, &value, json);
+        }
         if json {
             say!("{value:#}");
-        } else if status == 200 {
-            let held = if value["held"] == json!(true) { ", held by hand" } else { "" };
-            say!("{backend}: {}{held}", plain(&value["state"]));
+            return Exit::Ok;
         }
-        if status == 200 { Exit::Ok } else { refused(status, &value) }
+        let held = if value["held"] == json!(true) { ", held by hand" } else { "" };
+        let would = if value["dry_run"] == json!(true) { "would be " } else { "" };
+        say!("{backend}: {would}{}{held}", plain(&value["state"]));
+        if value["kept"] == json!(false) && would.is_empty() {
+            eprintln!("banyan: in force, and not in the audit log: the store is away");
+        }
+        Exit::Ok
     }))
 }

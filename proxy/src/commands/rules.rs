@@ -26,7 +26,7 @@ pub enum NoRules {
 pub fn load(dir: &Path) -> Result<Rules, NoRules> {
     let sources = rule_dir::sources(dir).map_err(|error| {
         if !dir.exists() {
-            return NoRules::Unreadable(format!("{}: {error}", dir.display()));
+            return NoRules::Unreadable(error.to_string());
         }
         let problem = Problem::error("rules_unreadable", Place::Nowhere, error.to_string());
         NoRules::Invalid(Vec::new(), vec![problem.expected("files that can be read as UTF-8")])

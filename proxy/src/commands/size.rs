@@ -87,7 +87,7 @@ pub fn run(load: &Load, format: Format) -> Exit {
     match format {
         Format::Text => say_raw!("{}", text(load, &size)),
         Format::Json => {
-            let both = serde_json::json!({ "load": load, "size": size });
+            let both = serde_json::json!({ "version": 1, "load": load, "size": size });
             say!("{}", serde_json::to_string_pretty(&both).unwrap_or_default());
         }
         Format::Svg => say_raw!("{}", svg(load, &size)),

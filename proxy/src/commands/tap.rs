@@ -2,7 +2,7 @@
 //!
 //! Input: the admin API's stream. Output: a line for each request, or the API's JSON lines. Must not: end before it is told to, or before its count.
 
-use crate::admin_client::AdminClient;
+use crate::admin_client::{AdminClient, Unreachable, escaped};
 use crate::commands::remote::{finish, plain, refused};
 use crate::exit::Exit;
 use crate::say;
@@ -33,14 +33,14 @@ impl Wanted {
     }
 }
 
-fn escaped(text: &str) -> String {
-    percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string()
-}
-
 pub fn run(client: &AdminClient, json: bool, wanted: &Wanted) -> Exit {
+    let mut left = wanted.count;
     let each = |line: &str| {
         if line.is_empty() {
             return true;
+        }
+        if let Some(left) = &mut left {
+            *left -= u64::from(!line.starts_with("{\"dropped\"")).min(*left);
         }
         if json {
             say!("{line}");
@@ -49,9 +49,13 @@ pub fn run(client: &AdminClient, json: bool, wanted: &Wanted) -> Exit {
         }
         true
     };
-    finish(client.stream(&wanted.path(), each).map(|(status, value)| match status {
-        200 => Exit::Ok,
-        status => refused(status, &value),
+    let ended = client.stream(&wanted.path(), each);
+    finish(ended.and_then(|(status, value)| match status {
+        200 if left == Some(0) => Ok(Exit::Ok),
+        200 => Err(Unreachable(
+            "the stream ended: the proxy has stopped, or the tap was open for an hour".into(),
+        )),
+        status => Ok(refused(status, &value, json)),
     }))
 }
 

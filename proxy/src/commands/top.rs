@@ -73,7 +73,7 @@ pub fn run(client: &AdminClient, json: bool, once: bool) -> Exit {
             Some(value) => send.send(value).is_ok(),
             None => true,
         });
-        ended.map(|(status, value)| if status == 200 { Exit::Ok } else { refused(status, &value) })
+        ended.map(|(status, value)| if status == 200 { Exit::Ok } else { refused(status, &value, json) })
     });
     match watch(&snapshots) {
         Ok(Left::ByKey) => Exit::Ok,
@@ -105,12 +105,16 @@ fn one(client: &AdminClient, json: bool) -> Exit {
             say!("{snapshot:#}");
             Exit::Ok
         }
+        (200, Some(snapshot)) if snapshot["revision"].is_null() => {
+            eprintln!("banyan: no valid rule set serves yet");
+            Exit::No
+        }
         (200, Some(snapshot)) => {
             say_raw!("{}", plain_table(snapshot));
             Exit::Ok
         }
         (200, None) => Exit::Internal,
-        (status, _) => refused(status, &value),
+        (status, _) => refused(status, &value, json),
     }))
 }
 
@@ -185,8 +189,11 @@ fn summary(snapshot: &Value) -> [String; 2] {
     let store = if about["store"]["up"] == json!(true) { "store ok" } else { "STORE AWAY" };
     let total = |side: &str| -> f64 {
         let routes = snapshot["routes"].as_array().into_iter().flatten();
-        routes.filter_map(|route| route["now"][side]["rate"].as_f64()).sum()
+        routes.filter_map(|route| route["now"][side]["rate"].as_f64()).fold(0.0, |sum, rate| sum + rate)
     };
+    if about.is_null() {
+        return ["no valid rule set serves yet".into(), String::new()];
+    }
     [
         format!(
             "banyan {}   revision {}   {rules}   {killed}   {store}",

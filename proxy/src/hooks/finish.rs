@@ -15,6 +15,7 @@ use crate::trace::Trace;
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::Side;
 use banyan_routes::path::split_target;
+use banyan_routes::request::bare_host;
 use banyan_routes::table::Stage;
 use http::{Version, header};
 use pingora_error::Error;
@@ -100,7 +101,7 @@ fn span(session: &Session, ctx: &Context, took: Duration, failed: bool) -> Span 
         ("http.request.method", Attribute::from(request.method.as_str())),
         ("url.path", cut(split_target(&target).0, PATH_MAX).into()),
         ("url.scheme", ctx.client.scheme().into()),
-        ("server.address", cut(&ctx.public_host, NAME_MAX).into()),
+        ("server.address", cut(bare_host(&ctx.public_host), NAME_MAX).into()),
         ("http.response.status_code", u64::from(ctx.status).into()),
         ("banyan.route", route.into()),
         ("banyan.side", side.into()),
@@ -182,7 +183,11 @@ fn write(
     let path = memchr::memchr(b'?', target).map_or(target, |query| &target[..query]);
     line.foreign(quoted!("url.path"), path, PATH_MAX);
     line.clean(quoted!("url.scheme"), ctx.client.scheme());
-    line.text(quoted!("server.address"), cut(&ctx.public_host, NAME_MAX));
+    let host = bare_host(&ctx.public_host);
+    line.text(quoted!("server.address"), cut(host, NAME_MAX));
+    if let Some(port) = ctx.public_host[host.len()..].strip_prefix(':').and_then(|port| port.parse().ok()) {
+        line.number(key!("server.port"), port);
+    }
     line.clean(quoted!("network.protocol.version"), version(request.version));
     line.address(quoted!("client.address"), ctx.client.address);
     if let Some(endpoint) = &ctx.endpoint {
@@ -198,12 +203,12 @@ fn write(
         line.clean(quoted!("route"), route.id.as_bytes());
         line.clean(quoted!("stage"), route.stage.as_str());
     }
-    if let Some(decision) = &ctx.decision {
-        line.clean(quoted!("side"), decision.side.as_str());
-        line.clean(quoted!("reason"), decision.reason.as_str());
-        if let Some(bucket) = decision.bucket {
-            line.number(key!("bucket"), u64::from(bucket));
-        }
+    // `none` for answers of Banyan itself, as metrics call them.
+    let (side, reason) = words(ctx);
+    line.clean(quoted!("side"), side);
+    line.clean(quoted!("reason"), reason);
+    if let Some(bucket) = ctx.decision.as_ref().and_then(|decision| decision.bucket) {
+        line.number(key!("bucket"), u64::from(bucket));
     }
     if let Some(sent) = &ctx.sent {
         line.clean(quoted!("backend"), sent.backend.definition.id.as_bytes());

@@ -4,15 +4,16 @@
 //! way back wait for the log: a kill and a rollback are in force at once, and are kept when the store is there again.
 
 use super::Reloader;
-use crate::change::{ChangeAsked, Changed, Moved, NotChanged, Scope, What};
+use crate::change::{ChangeAsked, Changed, Held, Moved, NotChanged, Scope, What};
 use crate::settings::Event;
 use crate::state::fleet::NotKept;
+use crate::targets::live_breaker::Hand;
 use banyan_routes::audit::Entry;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::life::{Asked, Change, Headroom, RouteState};
 use banyan_routes::plan::CONTROLLER;
 use banyan_routes::state::{BackScope, State, WayBack};
-use banyan_routes::table::Route;
+use banyan_routes::table::{Route, Stage};
 use jiff::Timestamp;
 use serde_json::json;
 use std::collections::HashMap;
@@ -38,6 +39,10 @@ impl Reloader {
         if asked.dry_run {
             return Ok(self.told(asked, &planned, true));
         }
+        if let What::Breaker { backend, hand } = &asked.what {
+            // In force whether the log can be told or not.
+            self.hold_breaker(backend, *hand);
+        }
         let kept = match self.way_back(asked) {
             Some(back) => self.go_back(asked, back).await?,
             None => self.keep_first(asked).await?,
@@ -62,6 +67,13 @@ impl Reloader {
             let kept = match &asked.what {
                 What::Kill { scope, on } => self.switch(scope, *on, asked, &planned).await,
                 What::Route { .. } => self.keep(asked, &planned).await.map(|()| true),
+                What::Breaker { .. } => match self.keep(asked, &planned).await {
+                    Err(NotKept::Away(error) | NotKept::Unknown(error)) => {
+                        tracing::error!(error, "a breaker held by hand could not be put into the audit log");
+                        Ok(false)
+                    }
+                    other => other.map(|()| true),
+                },
             };
             match kept {
                 Err(NotKept::Conflict) => self.catch_up().await,
@@ -143,6 +155,13 @@ impl Reloader {
                     (true, false) => {}
                 }
             }
+            What::Breaker { backend, .. } => {
+                let found = serving.backends.iter().find(|it| *it.definition.id == **backend);
+                let found = found.ok_or_else(|| NotChanged::Unknown(backend.clone()))?;
+                if found.breaker.is_none() {
+                    return Err(NotChanged::NoBreaker(backend.clone()));
+                }
+            }
         }
         let entry = Entry {
             sequence: 0,
@@ -166,6 +185,11 @@ impl Reloader {
         let traffic = match &asked.what {
             What::Route { id, .. } => self.moves(id, planned),
             What::Kill { scope, on } => Some(self.kills_move(scope, *on)),
+            What::Breaker { .. } => None,
+        };
+        let breaker = match &asked.what {
+            What::Breaker { backend, hand } => self.breaker(backend, *hand),
+            What::Route { .. } | What::Kill { .. } => None,
         };
         Changed {
             version: 1,
@@ -179,7 +203,24 @@ impl Reloader {
             before: planned.before.clone(),
             after: planned.after.clone(),
             traffic,
+            breaker,
         }
+    }
+
+    fn hold_breaker(&self, id: &str, hand: Hand) {
+        let backends = self.serving.iter().flat_map(|serving| &serving.backends);
+        for backend in backends.filter(|it| *it.definition.id == *id) {
+            if let Some(breaker) = &backend.breaker {
+                breaker.hold(hand);
+                backend.show_breaker();
+            }
+        }
+    }
+
+    fn breaker(&self, id: &str, hand: Hand) -> Option<Held> {
+        let backend = self.serving.as_ref()?.backends.iter().find(|it| *it.definition.id == *id)?;
+        let state = backend.breaker.as_ref()?.state().as_str();
+        Some(Held { backend: id.to_owned(), state, held: hand != Hand::Auto })
     }
 
     /// In force, whatever the stage: a canary's is in its rule.
@@ -204,6 +245,7 @@ impl Reloader {
         let mut moved = Moved {
             requests_last_hour: 0,
             would_move: 0,
+            would_refuse: 0,
             to: if on { Side::Legacy } else { Side::Serverless }.as_str(),
         };
         let Some(serving) = &self.serving else { return moved };
@@ -218,7 +260,10 @@ impl Reloader {
                     self.served.routes.get(&*route.id).map_or(route.stage.share(), |it| it.effective(route));
                 let one = Moved::new(self.traffic.last_hour(&route.id, runtime), SharePpm::ZERO, share);
                 moved.requests_last_hour += one.requests_last_hour;
-                moved.would_move += one.would_move;
+                match route.stage {
+                    Stage::Retired if on => moved.would_refuse += one.would_move,
+                    _ => moved.would_move += one.would_move,
+                }
             }
         }
         moved

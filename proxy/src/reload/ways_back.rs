@@ -25,7 +25,7 @@ impl Reloader {
             What::Kill { scope, on: true } if self.fleet.is_some() => {
                 BackScope::Kill { scope: scope.to_string() }
             }
-            What::Route { .. } | What::Kill { .. } => return None,
+            What::Route { .. } | What::Kill { .. } | What::Breaker { .. } => return None,
         };
         Some(WayBack { scope, actor: asked.actor.clone(), reason: asked.reason.clone() })
     }
