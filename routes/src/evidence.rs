@@ -15,7 +15,7 @@ const DISTINCT_MAX: usize = 1_024;
 pub const CONFIDENCE: f64 = 0.95;
 const ALPHA: f64 = 1.0 - CONFIDENCE;
 /// How often one request counts: a page asked for 3,000 times proves little about the others.
-const REPEATS_MAX: u8 = 10;
+pub const REPEATS_MAX: u8 = 10;
 
 /// Why a request that could have been compared was not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

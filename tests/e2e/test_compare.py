@@ -327,6 +327,14 @@ def test_a_page_that_a_browser_wrote_down_in_unicode_is_the_page_it_was(tmp_path
     assert code == 0 and report["matched"] == 1, report["differences"]
 
 
+def test_one_hot_request_proves_little(tmp_path):
+    answer = {"status": 200, "headers": {"content-type": "application/json"}, "body": "{}"}
+    for urls, expected in (([f"/p{n}" for n in range(300)], 0), (["/hot"] * 300, 2), ([f"/p{n % 30}" for n in range(300)], 0)):
+        (tmp_path / "in.jsonl").write_text("".join(json.dumps({"url": url, "legacy": answer, "serverless": answer}) + "\n" for url in urls))
+        code, report = run(tmp_path, tmp_path / "in.jsonl")
+        assert code == expected and report["compared"] == 300 and report["distinct"] == len(set(urls)), report["reasons"]
+
+
 def test_a_failing_answer_that_cannot_be_read_is_a_failing_answer(tmp_path):
     answer = lambda status, **more: {"status": status, "headers": {"content-type": "application/json", **more}, "body": "x"}  # noqa: E731
     rows = [{"url": "/a", "legacy": answer(200), "serverless": answer(500, **{"content-encoding": "gzip"})}, {"url": "/b", "legacy": answer(200, **{"content-encoding": "odd"}), "serverless": answer(200, **{"content-encoding": "odd"})}]

@@ -26,7 +26,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use pingora_core::apps::{HttpPersistentSettings, HttpServerApp, ReusedHttpStream};
 use pingora_core::protocols::http::ServerSession;
 use pingora_core::server::ShutdownWatch;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -209,6 +209,16 @@ impl Admin {
     }
 }
 
+/// Of `reload`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Asked {
+    #[serde(default)]
+    reason: String,
+    actor: Option<String>,
+    if_revision: Option<u64>,
+}
+
 impl Admin {
     fn ready(&self) -> Answer {
         if self.shared.is_draining() {
@@ -301,22 +311,16 @@ impl Admin {
     /// What is asked for fits, and only if the state is where the caller thinks it is.
     fn may_reload(&self, body: &Value, caller: &Caller) -> Result<(), Box<Answer>> {
         let refused = |answer| Err(Box::new(answer));
-        let known = ["reason", "actor", "if_revision"];
-        if let Some(name) =
-            body.as_object().into_iter().flatten().map(|it| it.0).find(|it| !known.contains(&it.as_str()))
-        {
-            let detail = format!("`{name}`; expected `reason` and `if_revision`");
-            return refused(problem(400, "unknown field", &detail));
-        }
+        let asked = match Asked::deserialize(body) {
+            Ok(asked) => asked,
+            Err(error) => return refused(problem(400, "not a reload", &error.to_string())),
+        };
         let is = self.shared.live.load().map_or(0, |live| live.state.revision);
-        match &body["if_revision"] {
-            Value::Null => {}
-            wanted if wanted.as_u64() == Some(is) => {}
-            wanted if wanted.is_u64() => return refused(changes::another_revision(is)),
-            _ => return refused(problem(400, "not a revision", "`if_revision` is a number, such as 7")),
+        if asked.if_revision.is_some_and(|wanted| wanted != is) {
+            return refused(changes::another_revision(is));
         }
-        let reason = body["reason"].as_str().unwrap_or_default();
-        tracing::info!(actor = caller.name.as_deref(), ?reason, "reload asked for");
+        let actor = caller.name.as_ref().or(asked.actor.as_ref());
+        tracing::info!(actor, reason = ?asked.reason, "reload asked for");
         Ok(())
     }
 

@@ -12,7 +12,7 @@ pub fn document() -> Value {
         "content": { "application/problem+json": { "schema": { "$ref": "#/components/schemas/Problem" } } }
     });
     let get = |summary: &str| json!({ "get": { "summary": summary, "responses": { "200": ok(summary), "401": problem, "403": problem, "503": problem } } });
-    let asked = json!({ "reason": { "type": "string" }, "actor": { "type": "string" }, "if_revision": { "type": "integer", "minimum": 0 } });
+    let asked = json!({ "reason": { "type": "string" }, "actor": { "type": ["string", "null"] }, "if_revision": { "type": ["integer", "null"], "minimum": 0 } });
     let reload = json!({ "type": "object", "additionalProperties": false, "properties": asked });
     let mut hold = json!({ "type": "object", "required": ["state"], "additionalProperties": false, "properties": asked });
     hold["properties"]["state"] = json!({ "enum": ["open", "close", "auto"] });

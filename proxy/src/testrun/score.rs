@@ -11,7 +11,7 @@ use banyan_routes::compare::body::document;
 use banyan_routes::compare::render;
 use banyan_routes::compare::rules::Rules;
 use banyan_routes::compare::{Difference, Verdict, distinct};
-use banyan_routes::evidence::{Quantiles, Window};
+use banyan_routes::evidence::{Quantiles, REPEATS_MAX, Window};
 use banyan_routes::ids::Side;
 use banyan_routes::noise::Noise;
 use banyan_routes::redact::Redactor;
@@ -21,7 +21,7 @@ use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// Kinds of differences and examples of each that a report shows.
 const CLUSTERS_MAX: usize = 200;
@@ -199,7 +199,7 @@ pub struct Terms<'a> {
 
 /// Everything but where the run came from.
 pub fn score(played: &Played, terms: &Terms<'_>) -> Report {
-    let mut counted = Window::default();
+    let (mut counted, mut repeats) = (Window::default(), HashMap::<u64, u64>::new());
     let mut clusters: BTreeMap<(String, &'static str), Cluster> = BTreeMap::new();
     let (mut exchanges, mut left_out) = (Vec::new(), 0);
     for recorded in &played.exchanges {
@@ -208,6 +208,9 @@ pub fn score(played: &Played, terms: &Terms<'_>) -> Report {
         let request = format!("{} {}", recorded.method, terms.shown_target(&recorded.target));
         counted.eligible += 1;
         counted.verdict(&verdict, recorded.fingerprint());
+        if matches!(verdict, Verdict::Match | Verdict::Mismatch(_)) {
+            *repeats.entry(recorded.fingerprint()).or_default() += 1;
+        }
         let times = |stored: &Option<Stored>| stored.as_ref().and_then(|stored| stored.seconds);
         if let Some((legacy, serverless)) = times(&recorded.legacy).zip(times(&recorded.serverless)) {
             counted.took(legacy, serverless);
@@ -244,7 +247,15 @@ pub fn score(played: &Played, terms: &Terms<'_>) -> Report {
         .sort_by(|a, b| b.count.cmp(&a.count).then_with(|| (&a.path, &a.kind).cmp(&(&b.path, &b.kind))));
     let skipped: BTreeMap<String, u64> =
         played.skipped.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect();
-    let (verdict, reasons) = decide(played, &counted, &terms.claim);
+    let proof = Proof {
+        distinct: repeats.len() as u64,
+        counted: repeats
+            .values()
+            .map(|count| (*count).min(REPEATS_MAX.into()))
+            .sum::<u64>()
+            .max(counted.mismatched),
+    };
+    let (verdict, reasons) = decide(played, &counted, &proof, &terms.claim);
     let side = |side: Side| (side.as_str().to_owned(), played.unanswered[side.index()]);
     Report {
         version: 1,
@@ -262,10 +273,10 @@ pub fn score(played: &Played, terms: &Terms<'_>) -> Report {
         claim: terms.claim.clone(),
         requests: counted.eligible + skipped.values().sum::<u64>(),
         compared: counted.compared(),
-        distinct: counted.distinct(),
+        distinct: proof.distinct,
         matched: counted.matched,
         mismatched: counted.mismatched,
-        upper_bound: upper_bound(&counted, &terms.claim),
+        upper_bound: upper_bound(&counted, &proof, &terms.claim),
         coverage: coverage(&counted),
         skipped,
         inconclusive: counted.inconclusive.clone(),
@@ -291,8 +302,15 @@ fn learned(terms: &Terms<'_>) -> Vec<Learned> {
     terms.noise.proposals().into_iter().map(of).collect()
 }
 
-fn upper_bound(counted: &Window, claim: &Claim) -> f64 {
-    clopper_pearson_upper(counted.mismatched, counted.compared(), 1.0 - claim.confidence)
+/// What the bound rests on: a request that is asked again and again proves little more than once.
+struct Proof {
+    distinct: u64,
+    /// Answers, of each request `REPEATS_MAX` at most; of those that differ every one.
+    counted: u64,
+}
+
+fn upper_bound(counted: &Window, proof: &Proof, claim: &Claim) -> f64 {
+    clopper_pearson_upper(counted.mismatched, proof.counted, 1.0 - claim.confidence)
 }
 
 /// Of the requests that were asked, those that could be compared.
@@ -300,7 +318,7 @@ fn coverage(counted: &Window) -> f64 {
     if counted.eligible == 0 { 0.0 } else { counted.compared() as f64 / counted.eligible as f64 }
 }
 
-fn decide(played: &Played, counted: &Window, claim: &Claim) -> (RunVerdict, Vec<String>) {
+fn decide(played: &Played, counted: &Window, proof: &Proof, claim: &Claim) -> (RunVerdict, Vec<String>) {
     let (n, k, asked) = (counted.compared(), counted.mismatched, counted.eligible);
     for side in Side::ALL {
         if asked > 0 && played.unreachable[side.index()] == asked {
@@ -318,10 +336,10 @@ fn decide(played: &Played, counted: &Window, claim: &Claim) -> (RunVerdict, Vec<
         );
         return (RunVerdict::Inconclusive, vec![text]);
     }
-    let bound = upper_bound(counted, claim);
+    let bound = upper_bound(counted, proof, claim);
     let proved = format!(
         "{k} of {n} answers differ ({} different requests): at most {} of all do, with {} confidence; {} may",
-        counted.distinct(),
+        proof.distinct,
         percent(bound),
         percent(claim.confidence),
         percent(claim.allowed)
@@ -334,7 +352,12 @@ fn decide(played: &Played, counted: &Window, claim: &Claim) -> (RunVerdict, Vec<
         let needed = samples_needed(claim.allowed, 1.0 - claim.confidence);
         (
             RunVerdict::NotEnoughEvidence,
-            vec![proved, format!("{needed} compared without a difference would be enough")],
+            vec![
+                proved,
+                format!(
+                    "{needed} compared without a difference would be enough, each request counted {REPEATS_MAX} times at most"
+                ),
+            ],
         )
     }
 }
