@@ -92,7 +92,7 @@ def test_a_hand_beats_the_breaker(start):
     entries = [(it["action"], it["scope"], it["reason"]) for it in banyan.api("/api/v1/audit")[1]["entries"]]
     assert entries == [("breaker open", "backend:s", "maintenance"), ("breaker auto", "backend:s", "")] and banyan.cli("audit").returncode == 0
     out = banyan.cli("breaker", "s", "open", "--dry-run")
-    assert out.returncode == 0 and "would be" in out.stdout and sides(banyan, 1) == [(200, "serverless", "stage")]
+    assert out.returncode == 0 and "s: would be open, held by hand" in out.stdout and sides(banyan, 1) == [(200, "serverless", "stage")]
     assert banyan.cli("breaker", "s", "open", "--if-revision", "99").returncode == 1 and sides(banyan, 1) == [(200, "serverless", "stage")]
 
 

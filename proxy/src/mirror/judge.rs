@@ -38,11 +38,11 @@ pub fn judge(legacy: Option<Raw<'_>>, serverless: Option<Raw<'_>>, rules: &Rules
     }
     let coding = |it: Raw<'_>| it.headers.get(header::CONTENT_ENCODING).cloned();
     let same = legacy.body == serverless.body && coding(legacy) == coding(serverless);
-    let read = |it: Raw<'_>| match decoded(it.headers, it.body) {
-        _ if it.truncated => Some(it.body.clone()),
-        // The same bytes in the same coding are the same, whatever they would be.
-        None if same => Some(it.body.clone()),
-        read => read,
+    // The same bytes in the same coding are the same, whatever they would be.
+    let as_sent = |it: Raw<'_>| same.then(|| it.body.clone());
+    let read = |it: Raw<'_>| match it.truncated {
+        true => Some(it.body.clone()),
+        false => decoded(it.headers, it.body).or_else(|| as_sent(it)),
     };
     let Some((one, other)) = read(legacy).zip(read(serverless)) else {
         return Verdict::Inconclusive(Unknown::Undecodable);

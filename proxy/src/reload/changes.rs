@@ -7,7 +7,7 @@ use super::Reloader;
 use crate::change::{ChangeAsked, Changed, Held, Moved, NotChanged, Scope, What};
 use crate::settings::Event;
 use crate::state::fleet::NotKept;
-use crate::targets::live_breaker::Hand;
+use crate::targets::live_breaker::{self, Hand};
 use banyan_routes::audit::Entry;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::life::{Asked, Change, Headroom, RouteState};
@@ -45,6 +45,13 @@ impl Reloader {
         }
         let kept = match self.way_back(asked) {
             Some(back) => self.go_back(asked, back).await?,
+            // In force already, whatever comes of the log.
+            None if matches!(asked.what, What::Breaker { .. }) => {
+                self.keep_first(asked).await.unwrap_or_else(|why| {
+                    tracing::error!(?why, "a breaker held by hand could not be put into the audit log");
+                    false
+                })
+            }
             None => self.keep_first(asked).await?,
         };
         tracing::warn!(
@@ -66,14 +73,7 @@ impl Reloader {
             let planned = self.planned(asked)?;
             let kept = match &asked.what {
                 What::Kill { scope, on } => self.switch(scope, *on, asked, &planned).await,
-                What::Route { .. } => self.keep(asked, &planned).await.map(|()| true),
-                What::Breaker { .. } => match self.keep(asked, &planned).await {
-                    Err(NotKept::Away(error) | NotKept::Unknown(error)) => {
-                        tracing::error!(error, "a breaker held by hand could not be put into the audit log");
-                        Ok(false)
-                    }
-                    other => other.map(|()| true),
-                },
+                What::Route { .. } | What::Breaker { .. } => self.keep(asked, &planned).await.map(|()| true),
             };
             match kept {
                 Err(NotKept::Conflict) => self.catch_up().await,
@@ -188,7 +188,7 @@ impl Reloader {
             What::Breaker { .. } => None,
         };
         let breaker = match &asked.what {
-            What::Breaker { backend, hand } => self.breaker(backend, *hand),
+            What::Breaker { backend, hand } => self.breaker(backend, *hand, asked.dry_run),
             What::Route { .. } | What::Kill { .. } => None,
         };
         Changed {
@@ -217,9 +217,16 @@ impl Reloader {
         }
     }
 
-    fn breaker(&self, id: &str, hand: Hand) -> Option<Held> {
+    /// As it is, or as it would be.
+    fn breaker(&self, id: &str, hand: Hand, dry_run: bool) -> Option<Held> {
         let backend = self.serving.as_ref()?.backends.iter().find(|it| *it.definition.id == *id)?;
-        let state = backend.breaker.as_ref()?.state().as_str();
+        let is = backend.breaker.as_ref()?.state();
+        let state = match hand {
+            Hand::Open if dry_run => live_breaker::State::Open,
+            Hand::Close if dry_run => live_breaker::State::Closed,
+            Hand::Open | Hand::Close | Hand::Auto => is,
+        };
+        let state = state.as_str();
         Some(Held { backend: id.to_owned(), state, held: hand != Hand::Auto })
     }
 

@@ -38,7 +38,9 @@ pub fn decode_both<'a>(
             _ => guess,
         }
     };
-    match (one.guessed, other.guessed) {
+    // What reads as UTF-8 hardly is anything else.
+    let open = |it: &Decoded<'_>| it.guessed && it.charset != UTF_8.name();
+    match (open(&one), open(&other)) {
         (true, false) => (like(one, a, other.charset), other),
         (false, true) => {
             let said = one.charset;
