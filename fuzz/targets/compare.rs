@@ -21,7 +21,8 @@ fuzz_target!(|input: (u8, &[u8], &[u8])| {
     let (kind, legacy, serverless) = input;
     let media_type = TYPES[usize::from(kind) % TYPES.len()];
     let headers = HeaderMap::from_iter([(http::header::CONTENT_TYPE, HeaderValue::from_static(media_type))]);
-    let answer = |body| Answer { status: 200, headers: &headers, body, truncated: false };
+    let answer =
+        |body| Answer { status: 200, headers: &headers, body, truncated: false, host: "shop.example" };
     let mut rules = Rules::default();
     for (path, rule) in [("$.id", "uuid"), ("$.items", "unordered"), ("$.*.at", "epoch_s(5)")] {
         let _ = rules.typed(path, rule);
