@@ -8,7 +8,6 @@ FUZZ_SECONDS ?= 10
 BENCH_ARGS ?=
 # The airline's functions have a lock and a tree of their own.
 export BANYAN_TEST_FUNCTIONS := $(abspath $(or $(CARGO_TARGET_DIR),target))/functions/debug
-FUZZ := --manifest-path fuzz/Cargo.toml --target-dir $(abspath $(or $(CARGO_TARGET_DIR),target))/fuzz
 FUNCTIONS := --manifest-path deploy/functions/Cargo.toml --target-dir $(dir $(BANYAN_TEST_FUNCTIONS))
 
 .PHONY: demo build release test lint supply unit fuzz deploy e2e bench screenshots deps fmt bless
@@ -37,7 +36,6 @@ lint:
 	$(CARGO) fmt --manifest-path deploy/functions/Cargo.toml --check
 	$(CARGO) clippy --locked $(FUNCTIONS) -- -D warnings
 	$(CARGO) fmt --manifest-path fuzz/Cargo.toml --check
-	$(CARGO) clippy --locked $(FUZZ) -- -D warnings
 
 # Licences, sources, bans, advisories.
 supply:

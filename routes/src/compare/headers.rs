@@ -10,30 +10,75 @@ use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::borrow::Cow;
 use std::collections::BTreeSet;
 
-/// Compared as sets of parts, order and case apart.
-const LISTS: [HeaderName; 3] = [header::CACHE_CONTROL, header::VARY, header::ALLOW];
-/// Whether they are there; their values differ by nature.
-const PRESENCE: [HeaderName; 2] = [header::ETAG, header::LAST_MODIFIED];
+/// How a header is read before it is compared.
+#[derive(Clone, Copy)]
+enum Reading {
+    /// As a set of parts, order and case apart.
+    Set,
+    /// Whether it is there; its value differs by nature.
+    Presence,
+    /// As it is, line by line.
+    Exact,
+    /// As an address.
+    Target,
+    /// As addresses and what each is to this answer.
+    Links,
+    /// As names of schemes.
+    Schemes,
+    /// As directives in order; nonces are made anew for each page.
+    Policy,
+    /// As names and attributes of cookies.
+    Cookies,
+}
+
+/// All that are compared of any answer.
+const COMPARED: [(HeaderName, Reading); 25] = [
+    (header::CACHE_CONTROL, Reading::Set),
+    (header::VARY, Reading::Set),
+    (header::ALLOW, Reading::Set),
+    (header::ETAG, Reading::Presence),
+    (header::LAST_MODIFIED, Reading::Presence),
+    (header::CONTENT_LANGUAGE, Reading::Exact),
+    (header::CONTENT_DISPOSITION, Reading::Exact),
+    (header::RETRY_AFTER, Reading::Exact),
+    (header::WWW_AUTHENTICATE, Reading::Schemes),
+    (header::LOCATION, Reading::Target),
+    (header::SET_COOKIE, Reading::Cookies),
+    (header::CONTENT_LOCATION, Reading::Target),
+    (header::LINK, Reading::Links),
+    (header::REFRESH, Reading::Exact),
+    // What lets pages of other origins read the answer.
+    (header::ACCESS_CONTROL_ALLOW_ORIGIN, Reading::Exact),
+    (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, Reading::Exact),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, Reading::Set),
+    (header::ACCESS_CONTROL_ALLOW_HEADERS, Reading::Set),
+    (header::ACCESS_CONTROL_EXPOSE_HEADERS, Reading::Set),
+    (header::ACCESS_CONTROL_MAX_AGE, Reading::Exact),
+    // What a browser is told to guard against.
+    (header::CONTENT_SECURITY_POLICY, Reading::Policy),
+    (header::STRICT_TRANSPORT_SECURITY, Reading::Set),
+    (header::X_CONTENT_TYPE_OPTIONS, Reading::Set),
+    (header::X_FRAME_OPTIONS, Reading::Set),
+    (header::REFERRER_POLICY, Reading::Set),
+];
 /// Nobody sets a cookie to last until then.
 const LONG_GONE_YEAR: u32 = 2000;
-/// Compared as they are.
-const EXACT: [HeaderName; 3] = [header::CONTENT_LANGUAGE, header::CONTENT_DISPOSITION, header::RETRY_AFTER];
 
 pub fn compare(one: &Answer<'_>, other: &Answer<'_>, rules: &Rules, found: &mut Vec<Difference>) {
     let (legacy, serverless) = (one.headers, other.headers);
-    let (legacy_host, serverless_host) = (one.host, other.host);
-    let here = brought(legacy) | brought(serverless);
-    let mut check = |name: &HeaderName, of: &dyn Fn(&HeaderMap) -> String| {
-        // What neither side has, or both have in the same bytes, is the same whatever is read from it.
+    let asked = [one.host, other.host];
+    let own = |host: &str| asked.iter().any(|it| it.eq_ignore_ascii_case(host)) || rules.is_own(host);
+    let mut check = |name: &HeaderName, reading: Reading| {
+        // What both have in the same bytes is the same whatever is read from it.
         let raw = |headers| HeaderMap::get_all(headers, name).iter();
-        if here & flag(name) == 0 || raw(legacy).eq(raw(serverless)) {
+        if raw(legacy).eq(raw(serverless)) {
             return;
         }
         let path = format!("header.{name}");
         if rules.ignores(&path) {
             return;
         }
-        let (a, b) = (of(legacy), of(serverless));
+        let (a, b) = (read(legacy, name, reading, &own), read(serverless, name, reading, &own));
         if a == b || rules.at(&path).is_some_and(|typed| typed.holds(&a, &b) == Held::Yes) {
             return;
         }
@@ -43,66 +88,56 @@ pub fn compare(one: &Answer<'_>, other: &Answer<'_>, rules: &Rules, found: &mut 
         let value = |text: &str| if text.is_empty() { Value::absent() } else { Value::string(text) };
         found.push(Difference { path, kind: Kind::Header, legacy: value(&a), serverless: value(&b) });
     };
-    for name in &LISTS {
-        check(name, &|headers| {
-            let parts: BTreeSet<String> = lines(headers, name)
-                .flat_map(|line| {
-                    line.split(',').map(|part| part.trim().to_ascii_lowercase()).collect::<Vec<_>>()
-                })
-                .filter(|part| !part.is_empty())
-                .collect();
-            parts.into_iter().collect::<Vec<_>>().join(",")
-        });
+    let here = brought(legacy) | brought(serverless);
+    for (at, (name, reading)) in COMPARED.iter().enumerate() {
+        if here & (1 << at) != 0 {
+            check(name, *reading);
+        }
     }
-    for name in &PRESENCE {
-        check(name, &|headers| if headers.contains_key(name) { "present".into() } else { String::new() });
+    // Of any other, what a rule was written for.
+    for name in rules.headers().iter().filter(|name| flag(name) == 0) {
+        check(name, Reading::Exact);
     }
-    for name in &EXACT {
-        check(name, &|headers| value(headers, name).into_owned());
-    }
-    check(&header::WWW_AUTHENTICATE, &|headers| {
-        let schemes: BTreeSet<String> = lines(headers, &header::WWW_AUTHENTICATE)
-            .flat_map(|line| split_unquoted(&line, ',').filter_map(scheme).collect::<Vec<_>>())
-            .collect();
-        schemes.into_iter().collect::<Vec<_>>().join(",")
-    });
-    let asked = [legacy_host, serverless_host];
-    let own = |host: &str| asked.iter().any(|it| it.eq_ignore_ascii_case(host)) || rules.is_own(host);
-    check(&header::LOCATION, &|headers| where_to(&value(headers, &header::LOCATION), &own));
-    check(&header::SET_COOKIE, &cookies);
 }
 
-/// All that are compared.
-const COMPARED: [HeaderName; 11] = [
-    header::CACHE_CONTROL,
-    header::VARY,
-    header::ALLOW,
-    header::ETAG,
-    header::LAST_MODIFIED,
-    header::CONTENT_LANGUAGE,
-    header::CONTENT_DISPOSITION,
-    header::RETRY_AFTER,
-    header::WWW_AUTHENTICATE,
-    header::LOCATION,
-    header::SET_COOKIE,
-];
-
-fn flag(name: &HeaderName) -> u16 {
-    COMPARED.iter().position(|it| it == name).map_or(0, |at| 1 << at)
+fn flag(name: &HeaderName) -> u32 {
+    COMPARED.iter().position(|(it, _)| it == name).map_or(0, |at| 1 << at)
 }
 
 /// Which of them there are.
-fn brought(headers: &HeaderMap) -> u16 {
+fn brought(headers: &HeaderMap) -> u32 {
     headers.keys().fold(0, |all, name| all | flag(name))
+}
+
+/// What a header says, as a text that is equal where it says the same. Empty: it is not there.
+fn read(headers: &HeaderMap, name: &HeaderName, reading: Reading, own: &dyn Fn(&str) -> bool) -> String {
+    let set = |parts: BTreeSet<String>| parts.into_iter().collect::<Vec<_>>().join(",");
+    match reading {
+        Reading::Set => set(lines(headers, name)
+            .flat_map(|line| {
+                line.split([',', ';']).map(|part| part.trim().to_ascii_lowercase()).collect::<Vec<_>>()
+            })
+            .filter(|part| !part.is_empty())
+            .collect()),
+        Reading::Presence if headers.contains_key(name) => "present".into(),
+        Reading::Presence => String::new(),
+        Reading::Exact => lines(headers, name).collect::<Vec<_>>().join(", "),
+        Reading::Target => headers.get(name).map(|value| where_to(&text(value), own)).unwrap_or_default(),
+        Reading::Links => set(lines(headers, name)
+            .flat_map(|line| split_unquoted(&line, ',').map(|part| link(part, own)).collect::<Vec<_>>())
+            .filter(|part| !part.is_empty())
+            .collect()),
+        Reading::Schemes => set(lines(headers, name)
+            .flat_map(|line| split_unquoted(&line, ',').filter_map(scheme).collect::<Vec<_>>())
+            .collect()),
+        Reading::Policy => lines(headers, name).map(|line| policy(&line)).collect::<Vec<_>>().join(", "),
+        Reading::Cookies => cookies(headers),
+    }
 }
 
 /// All lines of a header.
 fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = Cow<'a, str>> {
     headers.get_all(name).iter().map(text)
-}
-
-fn value<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Cow<'a, str> {
-    headers.get(name).map(text).unwrap_or_default()
 }
 
 /// Old systems send what is not ASCII as it is: UTF-8, or bytes of another character set, which stay apart here.
@@ -138,6 +173,28 @@ fn where_to(location: &str, own: &dyn Fn(&str) -> bool) -> String {
     }
     let host = bare.unwrap_or(&host);
     format!("{}://{host}{slash}{path}", scheme.to_ascii_lowercase())
+}
+
+/// `</orders?page=2>; rel="next"`, its address as `where_to` has it and its parameters in order. RFC 8288.
+fn link(part: &str, own: &dyn Fn(&str) -> bool) -> String {
+    let Some((target, rest)) = part.trim().strip_prefix('<').and_then(|part| part.split_once('>')) else {
+        return part.trim().to_owned();
+    };
+    let mut params: Vec<String> = split_unquoted(rest, ';')
+        .map(|param| param.trim().replace('"', ""))
+        .filter(|param| !param.is_empty())
+        .collect();
+    params.sort();
+    format!("<{}>;{}", where_to(target.trim(), own), params.join(";"))
+}
+
+/// `script-src 'self' 'nonce-…'`, with one space between words.
+fn policy(line: &str) -> String {
+    let word =
+        |it| if str::starts_with(it, "'nonce-") && it.len() > "'nonce-'".len() { "'nonce-…'" } else { it };
+    let directives =
+        line.split(';').map(|it| it.split_ascii_whitespace().map(word).collect::<Vec<_>>().join(" "));
+    directives.filter(|it| !it.is_empty()).collect::<Vec<_>>().join(";")
 }
 
 /// The scheme that a part of `WWW-Authenticate` begins; its parameters are further parts.

@@ -4,6 +4,7 @@
 //! exact, and lists stand in them without positions.
 
 use super::typed::Typed;
+use http::header::{self, HeaderName};
 use std::collections::HashMap;
 use std::fmt;
 
@@ -12,6 +13,8 @@ use std::fmt;
 pub struct Rules {
     /// `$.items[].price`, `/Envelope/Body/id`, `header.vary`, `status`.
     paths: HashMap<Box<str>, Rule>,
+    /// Named by a rule, whether or not they are compared of any answer.
+    headers: Vec<HeaderName>,
     /// By which the two sides know themselves.
     own_hosts: Vec<Box<str>>,
 }
@@ -31,6 +34,9 @@ const KINDS: [(&str, &str); 6] = [
     ("part:", "part."),
     ("text:", "line "),
 ];
+
+/// Compared with the body that they describe.
+const SPOKEN_FOR: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
 
 /// For a digest of what was configured: one line each, sorted.
 impl fmt::Display for Rules {
@@ -71,8 +77,21 @@ impl Rules {
                 "`{path}` is no path of a value; expected one as `$.items[].id`, `/Envelope/Body/id`, `header.location`, `form.token` or `status`"
             ));
         }
-        self.add(path, typed);
+        if let Some(name) = path.strip_prefix("header.") {
+            let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is no name of a header"))?;
+            self.add(&format!("header.{name}"), typed);
+            if !SPOKEN_FOR.contains(&name) && !self.headers.contains(&name) {
+                self.headers.push(name);
+            }
+        } else {
+            self.add(path, typed);
+        }
         Ok(())
+    }
+
+    /// What only a rule has compared is among them.
+    pub fn headers(&self) -> &[HeaderName] {
+        &self.headers
     }
 
     pub fn add(&mut self, path: &str, typed: Typed) {

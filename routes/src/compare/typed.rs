@@ -11,6 +11,8 @@ use std::time::Duration;
 /// What a value at one path may be.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Typed {
+    /// The same to the byte: for headers that are not compared otherwise.
+    Exact,
     Uuid,
     /// A moment, in any or one format, apart by no more than the tolerance.
     Timestamp {
@@ -57,7 +59,7 @@ pub enum Held {
     NotMeant,
 }
 
-const EXPECTED: &str = "uuid, timestamp(FORMAT, TOLERANCE), epoch_ms(TOLERANCE), epoch_s(TOLERANCE), hex(N), jwt, token(MIN, MAX), counter(N), float(ABS, REL%), unordered, optional, like(\"TEXT #\", ...) or equivalent(A, B)";
+const EXPECTED: &str = "exact, uuid, timestamp(FORMAT, TOLERANCE), epoch_ms(TOLERANCE), epoch_s(TOLERANCE), hex(N), jwt, token(MIN, MAX), counter(N), float(ABS, REL%), unordered, optional, like(\"TEXT #\", ...) or equivalent(A, B)";
 
 impl Typed {
     pub fn parse(text: &str) -> Result<Typed, String> {
@@ -79,6 +81,7 @@ impl Typed {
             if args.len() > max { Err(format!("`{text}` has more than {max} values")) } else { Ok(()) }
         };
         Ok(match name {
+            "exact" => most(0).map(|()| Typed::Exact)?,
             "uuid" => most(0).map(|()| Typed::Uuid)?,
             "jwt" => most(0).map(|()| Typed::Jwt)?,
             "unordered" => most(0).map(|()| Typed::Unordered)?,
@@ -220,26 +223,28 @@ impl Typed {
                 texts.iter().any(|known| **known == *masked)
             }),
             Typed::Equivalent(texts) => one(&|it| texts.iter().any(|known| **known == *it)),
+            Typed::Exact if legacy != serverless => Held::No,
+            Typed::Exact => Held::Yes,
             Typed::Unordered | Typed::Optional => Held::NotMeant,
         }
     }
 }
 
-/// Values between commas; those in quotes may hold anything but a quote.
+/// Values between commas; those in quotes may hold anything, a quote as `\"` and a backslash as `\\`.
 fn arguments(text: &str) -> Result<Vec<String>, String> {
     let (mut out, mut rest) = (Vec::new(), text.trim());
     while !rest.is_empty() {
         let (value, after) = match rest.strip_prefix('"') {
             Some(quoted) => {
-                let (value, after) = quoted.split_once('"').ok_or("a quote is not closed")?;
+                let (value, after) = unquoted(quoted).ok_or("a quote is not closed")?;
                 (value, after.trim_start())
             }
             None => {
                 let end = rest.find(',').unwrap_or(rest.len());
-                (rest[..end].trim(), &rest[end..])
+                (rest[..end].trim().to_owned(), &rest[end..])
             }
         };
-        out.push(value.to_owned());
+        out.push(value);
         rest = match after.strip_prefix(',') {
             Some(more) => more.trim_start(),
             None if after.is_empty() => after,
@@ -249,16 +254,43 @@ fn arguments(text: &str) -> Result<Vec<String>, String> {
     Ok(out)
 }
 
+/// As a person would write them: in quotes only where that is needed.
+fn equivalents(texts: &[Box<str>]) -> String {
+    let is_bare =
+        |it: &str| !it.is_empty() && it.trim() == it && !it.starts_with('"') && !it.contains([',', ')']);
+    texts
+        .iter()
+        .map(|it| if is_bare(it) { it.to_string() } else { quoted(it) })
+        .collect::<Vec<_>>()
+        .join(", ")
+}
+
+/// What stands before the quote that ends it, and what after.
+fn unquoted(text: &str) -> Option<(String, &str)> {
+    let (mut value, mut rest) = (String::new(), text.chars());
+    loop {
+        match rest.next()? {
+            '"' => return Some((value, rest.as_str())),
+            '\\' if rest.as_str().starts_with(['"', '\\']) => value.extend(rest.next()),
+            other => value.push(other),
+        }
+    }
+}
+
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
+
 impl fmt::Display for Typed {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let list =
-            |texts: &[Box<str>]| texts.iter().map(|it| format!("\"{it}\"")).collect::<Vec<_>>().join(", ");
+        let list = |texts: &[Box<str>]| texts.iter().map(|it| quoted(it)).collect::<Vec<_>>().join(", ");
         let span = |it: &Option<Duration>| it.map(|it| Span(it).to_string());
         let call = |name: &str, args: Vec<Option<String>>| {
             let args: Vec<String> = args.into_iter().flatten().collect();
             if args.is_empty() { name.to_owned() } else { format!("{name}({})", args.join(", ")) }
         };
         let text = match self {
+            Typed::Exact => "exact".into(),
             Typed::Uuid => "uuid".into(),
             Typed::Jwt => "jwt".into(),
             Typed::Unordered => "unordered".into(),
@@ -279,7 +311,7 @@ impl fmt::Display for Typed {
                 vec![Some(abs.to_string()), (*rel > 0.0).then(|| format!("{}%", (rel * 1e6).round() / 1e4))],
             ),
             Typed::Like(texts) => call("like", vec![Some(list(texts))]),
-            Typed::Equivalent(texts) => call("equivalent", vec![Some(texts.join(", "))]),
+            Typed::Equivalent(texts) => call("equivalent", vec![Some(equivalents(texts))]),
         };
         f.write_str(&text)
     }
