@@ -17,7 +17,7 @@ import sys
 from peers import BANYAN, LOAD_CORE, PROXY_CORE, VENV, Running, lease, wrk
 
 RATE, CLIENTS = 2000, 8
-SECONDS_PER_ROUND = 12
+SECONDS_PER_ROUND = 8
 SHADOWS = ["none", "fast", "slow", "dead"]
 BODY = json.dumps({"flights": [{"id": f"BA{n:03}", "from": "ICN", "to": "NRT", "price": 100 + n, "seats": n} for n in range(56)]})
 
