@@ -16,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::futures::Notified;
 use tokio::sync::{Notify, oneshot};
 use tokio::time::Instant;
 
@@ -61,6 +62,8 @@ impl Caps {
 pub struct Cap {
     state: Mutex<State>,
     left: Notify,
+    /// Somebody waits who cannot do without.
+    wanted: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -203,6 +206,7 @@ impl Cap {
             let caller = caller.to_string();
             (state.wait(&caller, cost), caller)
         };
+        self.wanted.notify_waiters();
         // However this ends: late, or given up by whoever waits.
         let leaves = Leaves { cap: self, caller: &caller };
         // The rules may have become wider since.
@@ -217,6 +221,11 @@ impl Cap {
             // Our end is dropped first: a permit that comes meanwhile goes on to the next.
             Ok(Err(_)) | Err(_) => Err(Full::Late),
         }
+    }
+
+    /// Ends when somebody waits; whoever can do without gives back what it has then. Counts from when it was made, and polled or enabled.
+    pub fn wanted(&self) -> Notified<'_> {
+        self.wanted.notified()
     }
 
     /// For who can do without: only when nobody waits.

@@ -6,7 +6,7 @@
 use crate::attribution::Attributions;
 use crate::callers::Callers;
 use crate::ceiling::CeilingGuard;
-use crate::evidence::{Evidence, Kept};
+use crate::evidence::Evidence;
 use crate::fleet_limit::FleetLimit;
 use crate::lambda::usage::{Figures, Usage};
 use crate::metrics::{Metrics, RouteMetrics};
@@ -115,13 +115,6 @@ const RETRY_TOKENS_MAX: i64 = 10 * PPM;
 const PPM: i64 = banyan_routes::ids::PPM as i64;
 
 impl RouteRuntime {
-    /// With what was known of it before the process began.
-    pub fn with(kept: Kept) -> RouteRuntime {
-        let runtime = RouteRuntime::default();
-        let _ = runtime.evidence.set(Box::new(Evidence::new(kept)));
-        runtime
-    }
-
     /// Counts a copy that is not sent: losses come with load and size, so they are evidence themselves.
     pub fn lose(&self, metrics: &Metrics, route: &str, loss: Loss) {
         self.evidence().lose(loss);

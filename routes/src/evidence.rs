@@ -29,12 +29,14 @@ pub enum Loss {
     Fallback,
     Unsafe,
     Panic,
-    /// The backend's connections are all taken.
+    /// The backend's connections are all taken, or one was given up for a client.
     Connections,
+    /// A write that was not made has nothing to be read back.
+    Refused,
 }
 
 impl Loss {
-    pub const ALL: [Loss; 10] = [
+    pub const ALL: [Loss; 11] = [
         Loss::QueueFull,
         Loss::Bytes,
         Loss::TooLarge,
@@ -45,6 +47,7 @@ impl Loss {
         Loss::Unsafe,
         Loss::Panic,
         Loss::Connections,
+        Loss::Refused,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -59,6 +62,7 @@ impl Loss {
             Loss::Unsafe => "unsafe",
             Loss::Panic => "panic",
             Loss::Connections => "connections",
+            Loss::Refused => "refused",
         }
     }
 }
@@ -212,8 +216,11 @@ impl Window {
         self.requests.len() as u64
     }
 
+    /// Of those that the sample took, which is by chance, and that had something to compare: what is missing has been lost.
     pub fn coverage(&self) -> f64 {
-        if self.eligible == 0 { 0.0 } else { self.compared() as f64 / self.eligible as f64 }
+        let refused = self.dropped.get(Loss::Refused.as_str()).copied().unwrap_or_default();
+        let meant = self.sampled.saturating_sub(refused);
+        if meant == 0 { 0.0 } else { (self.compared() as f64 / meant as f64).min(1.0) }
     }
 
     /// `None` before both sides have answered once.

@@ -49,6 +49,14 @@ impl ReadBack {
         }
     }
 
+    /// Names of the route's match.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().filter_map(|piece| match piece {
+            Piece::Name(name) => Some(&**name),
+            Piece::Text(_) | Piece::Location | Piece::Json(_) => None,
+        })
+    }
+
     /// `None`: the answer does not say.
     pub fn fill(
         &self,

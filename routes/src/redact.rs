@@ -42,10 +42,7 @@ impl Redactor {
         let mut out = String::with_capacity(path.len());
         for part in path.split_inclusive(['.', '/', '[', ']', '"']) {
             let bare = part.trim_end_matches(['.', '/', '[', ']', '"']);
-            match class(bare) {
-                Some(class) => out.push_str(&format!("{class}:{}", self.pseudonym(bare))),
-                None => out.push_str(bare),
-            }
+            out.push_str(&self.name(bare));
             out.push_str(&part[bare.len()..]);
         }
         // An address has a dot in it, which parts it. (Before the name of an attribute stands a `/`.)
@@ -55,8 +52,18 @@ impl Redactor {
 
     /// A key of a document: a name stays, an address or a number does not.
     pub fn key(&self, key: &str) -> String {
-        let known = class(key).or_else(|| (key.contains('@') || key.len() > 64).then_some("text"));
-        known.map_or_else(|| key.to_owned(), |class| format!("{class}:{}", self.pseudonym(key)))
+        let foreign = key.contains('@') || key.len() > 64;
+        if foreign {
+            format!("{}:{}", class(key).unwrap_or("text"), self.pseudonym(key))
+        } else {
+            self.name(key)
+        }
+    }
+
+    /// A word, or its class and pseudonym.
+    fn name(&self, text: &str) -> String {
+        let known = class(text).or_else(|| (!is_words(text)).then_some("text"));
+        known.map_or_else(|| text.to_owned(), |class| format!("{class}:{}", self.pseudonym(text)))
     }
 
     fn whole_path(&self, path: &str) -> String {
@@ -68,9 +75,9 @@ impl Redactor {
     /// The path of a request: what is not a word is replaced. Its query is dropped.
     pub fn target(&self, target: &str) -> String {
         let path = target.split(['?', '#']).next().unwrap_or_default();
-        let part = |part: &str| {
-            let known = class(part).or_else(|| part.contains(['%', '@']).then_some("text"));
-            known.map_or_else(|| part.to_owned(), |class| format!("{class}:{}", self.pseudonym(part)))
+        let part = |part: &str| match part.contains('@') {
+            true => format!("{}:{}", class(part).unwrap_or("text"), self.pseudonym(part)),
+            false => self.name(part),
         };
         path.split('/').map(part).collect::<Vec<_>>().join("/")
     }
@@ -78,6 +85,29 @@ impl Redactor {
     pub fn difference(&self, it: &Difference) -> (String, String, String) {
         (self.path(&it.path), self.value(&it.legacy), self.value(&it.serverless))
     }
+}
+
+/// Digits that the name of a thing may have: `address2`, `sha256`, `v1.2`.
+const DIGITS_MAX: usize = 4;
+
+/// Whether a key or a part of a path is the name of a thing: words, and a number of few digits behind or between them. What somebody has booked, pays with or
+/// is known by mixes letters and digits, or has more of them.
+fn is_words(text: &str) -> bool {
+    // Where something stands in a text.
+    let bare = ["line ", "byte "].iter().find_map(|kind| text.strip_prefix(kind));
+    if bare.is_some_and(|number| number.bytes().all(|byte| byte.is_ascii_digit())) {
+        return true;
+    }
+    let word = |word: &str| {
+        let digits = word.chars().filter(char::is_ascii_digit).count();
+        let letters = word.chars().filter(|it| it.is_alphabetic()).count();
+        let at_end = word.trim_end_matches(|it: char| it.is_ascii_digit()).chars().all(char::is_alphabetic);
+        let lower = word.chars().any(char::is_lowercase);
+        let marks = word.chars().all(|it| it.is_alphanumeric() || !it.is_ascii());
+        marks && (at_end && digits < DIGITS_MAX || lower && digits * 3 <= letters)
+    };
+    text.bytes().filter(u8::is_ascii_digit).count() <= DIGITS_MAX
+        && text.split(['.', ':', '_', '-', ' ', '@', '{', '}', '$', '~', '+', '*', '…', '#']).all(word)
 }
 
 /// What a value that says something of somebody is; `None` for words.

@@ -119,6 +119,7 @@ fn migrate(world: World, seed: u64, table: &RouteTable) -> Ended {
             now.requests[side.index()] += 1;
             now.failed[side.index()] += u64::from(rng.random_bool(failing(world, side, second)));
             evidence.eligible += 1;
+            evidence.sampled += 1;
             let verdict = if rng.random_bool(mismatch) {
                 let value = Value::named("x");
                 Compared::Mismatch(vec![Difference {

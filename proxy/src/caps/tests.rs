@@ -237,6 +237,27 @@ async fn wider_rules_let_those_in_who_wait_and_narrower_ones_let_nobody_in() {
     assert_eq!(permits(&cap), (0, 0));
 }
 
+#[tokio::test(start_paused = true)]
+async fn whoever_can_do_without_hears_of_whoever_cannot() {
+    let (cap, rule) = (Arc::new(Cap::default()), rule(1, 10, 1_000));
+    let copy = tokio::spawn({
+        let (cap, rule) = (cap.clone(), rule.clone());
+        async move {
+            let mut wanted = pin!(cap.wanted());
+            wanted.as_mut().enable();
+            let permit = cap.try_enter(&rule, WHOLE);
+            wanted.await;
+            permit.is_some()
+        }
+    });
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(!copy.is_finished() && permits(&cap) == (1, 0));
+    let began = Instant::now();
+    assert!(cap.enter(&rule, WHOLE, "a client").await.is_ok_and(|_| began.elapsed().is_zero()));
+    assert!(copy.await.unwrap_or_default());
+    assert_eq!(permits(&cap), (0, 0));
+}
+
 #[test]
 fn caps_go_on_as_long_as_somebody_has_them() {
     let caps = Caps::default();

@@ -296,12 +296,12 @@ pub fn patch(client: &AdminClient, id: &str, json: bool) -> Exit {
             );
         } else if patch.is_null() {
             eprintln!("banyan: nothing is proposed for `{id}`");
-            return Exit::CannotTell;
         } else {
-            say!("# {id}: legacy differs from itself here; put under this route in its file");
+            say!("# {id}: legacy differs from itself here. Put this under the route in its file;");
+            say!("# where it has `shadow` or `rules` already, put the lines below them into those.");
             say_raw!("{}", serde_yaml::to_string(patch).unwrap_or_default());
         }
-        Exit::Ok
+        if patch.is_null() { Exit::CannotTell } else { Exit::Ok }
     }))
 }
 

@@ -109,12 +109,33 @@ impl Evidence {
         let clusters =
             kept.clusters.into_iter().filter_map(|it| Some(((it.path.clone(), kind(&it.kind)?), it)));
         let ledger = Ledger {
+            // Written once more, so that the gauges know of it.
+            dirty: kept.windows.keys().next_back().copied().into_iter().collect(),
             windows: kept.windows,
             clusters: clusters.collect(),
             identity: kept.identity,
             ..Ledger::default()
         };
         Evidence { ledger: Mutex::new(ledger), ..Evidence::default() }
+    }
+
+    /// What was known before, where nothing has been found since. Call before `begin`, which says whether it still holds.
+    pub fn adopt(&self, kept: Kept) {
+        let before = Evidence::new(kept).ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        if ledger.windows.is_empty() && ledger.clusters.is_empty() {
+            *ledger = before;
+        }
+    }
+
+    /// All of it, for a route that goes.
+    pub fn whole(&self, now: SystemTime) -> Kept {
+        let ledger = self.folded(now);
+        Kept {
+            identity: ledger.identity,
+            windows: ledger.windows.clone(),
+            clusters: ledger.clusters.values().cloned().collect(),
+        }
     }
 
     /// What is compared from now on, and how: backends and rules. Under another identity, what was found says nothing any more.
@@ -234,7 +255,10 @@ impl Evidence {
         let ledger = self.folded(now);
         let mut all = Window::default();
         for window in ledger.windows.values() {
-            all.eligible += window.eligible;
+            all.sampled += window.sampled;
+            for (cause, count) in &window.dropped {
+                *all.dropped.entry(cause.clone()).or_default() += count;
+            }
             all.matched += window.matched;
             all.mismatched += window.mismatched;
         }
@@ -273,10 +297,17 @@ impl Ledger {
     fn remember(&mut self, it: &Difference, finished: &Finished<'_>, redactor: &Redactor, now: SystemTime) {
         // The path stays as it is only in memory, where its statistics are; whoever shows it shows the redacted one.
         let key = (it.path.clone(), it.kind);
+        let (path, legacy, serverless) = redactor.difference(it);
+        if path != it.path
+            && !self.clusters.contains_key(&key)
+            && let Some(known) = self.clusters.remove(&(path.clone(), it.kind))
+        {
+            // From before a restart, when only the redacted path was kept.
+            self.clusters.insert(key.clone(), known);
+        }
         if !self.clusters.contains_key(&key) && self.clusters.len() >= CLUSTERS_MAX {
             return;
         }
-        let (path, legacy, serverless) = redactor.difference(it);
         let at = unix(now);
         let cluster = self.clusters.entry(key).or_insert_with(|| Cluster {
             path,

@@ -60,9 +60,19 @@ impl EvidenceStore {
         }
     }
 
-    /// What was known of a route when the process began; given once.
-    pub fn take(&self, route: &str) -> Kept {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(route).unwrap_or_default()
+    /// What is known of a route that nobody has: from before the process began, or from before it went. Given once.
+    pub fn take(&self, route: &str) -> Option<Kept> {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(route)
+    }
+
+    /// Of a route that goes: it may come again.
+    pub fn give_back(&self, route: &str, kept: Kept) {
+        let rows = [(route, kept)];
+        if let Err(error) = self.keep(&rows) {
+            tracing::warn!(route, %error, "evidence cannot be written; it stays in memory");
+        }
+        let [(_, kept)] = rows;
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(route.to_owned(), kept);
     }
 
     /// Writes hours that have changed; without a file there is nothing to do.

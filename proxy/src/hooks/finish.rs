@@ -4,6 +4,7 @@
 //! connection is not reused before this returns.
 
 use crate::access_log::{self, Line, NAME_MAX, PATH_MAX, cut, key, quoted};
+use crate::brings::Header;
 use crate::context::Context;
 use crate::hooks::fail;
 use crate::metrics::{NONE, Seen};
@@ -130,7 +131,7 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
         // The side that was to be the shadow has answered, after the other had failed.
         _ if Some(decision.side) == capture.shadow => Some(Loss::Fallback),
         // An answer to a condition or a range; the copy asks without them.
-        206 | 304 | 412 | 416 => Some(Loss::Conditional),
+        206 | 304 | 412 | 416 if ctx.brings.has(Header::Condition) => Some(Loss::Conditional),
         _ => None,
     };
     if let Some(loss) = loss {

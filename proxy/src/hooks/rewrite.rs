@@ -181,7 +181,7 @@ fn forwarded(request: &mut RequestHeader, ctx: &Context) -> Result<()> {
     Ok(())
 }
 
-fn edit_request(request: &mut RequestHeader, edits: &HeaderEdits) -> Result<()> {
+pub fn edit_request(request: &mut RequestHeader, edits: &HeaderEdits) -> Result<()> {
     for name in &edits.remove {
         request.remove_header(name);
     }

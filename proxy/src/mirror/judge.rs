@@ -32,6 +32,10 @@ pub fn judge(legacy: Option<Raw<'_>>, serverless: Option<Raw<'_>>, rules: &Rules
         }
         (None, _) => return Verdict::Inconclusive(Unknown::NoAnswer),
     };
+    // Cut before its status was said: nothing is known of it.
+    if [legacy, serverless].iter().any(|it| it.truncated && it.status == 0) {
+        return Verdict::Inconclusive(Unknown::Truncated);
+    }
     // What a status says it says without a body, and more so with one that cannot be read.
     if let Some(verdict) = statuses(legacy.status, serverless.status, rules) {
         return verdict;

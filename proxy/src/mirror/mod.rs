@@ -11,6 +11,7 @@ pub mod keep;
 use crate::context::Context;
 use crate::evidence::Finished;
 use crate::evidence::store::EvidenceStore;
+use crate::hooks::rewrite;
 use crate::live::{Live, RouteRuntime};
 use crate::metrics::Metrics;
 use crate::shadow::queue::{Exchange, drop_exchange};
@@ -27,7 +28,7 @@ use bytes::Bytes;
 use control::Controls;
 use http::{Method, header};
 use judge::{Raw, judge};
-use pingora_error::{ErrorType, Result};
+use pingora_error::ErrorType;
 use pingora_http::RequestHeader;
 use send::{Copy, NO_CONNECTION, Sender, Shadowed};
 use std::borrow::Cow;
@@ -69,6 +70,8 @@ const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(30);
 /// Copies under way at one time.
 const CONCURRENCY: usize = 64;
+/// Writes that wait until they can be seen.
+const LAGGING_MAX: usize = 1_024;
 /// Those that begin on a batch, each of which sends one copy after the other over the connection it has; and after how long as many again, and twice
 /// as many the next time, help them. A shadow that is fast is asked by few, whose connections and buffers stay warm; one that is slow by all.
 const LANES: usize = 4;
@@ -82,6 +85,16 @@ pub struct Mirror {
     controls: Mutex<HashMap<Box<str>, Controls>>,
     /// Taken from the queue, and not begun.
     waiting: Mutex<VecDeque<Exchange>>,
+    permits: Arc<Semaphore>,
+    lagging: Arc<Semaphore>,
+}
+
+/// Why a copy has no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Missed {
+    /// It was given up for a client, or there was no connection to begin with.
+    Connection,
+    Failed,
 }
 
 impl Mirror {
@@ -93,12 +106,12 @@ impl Mirror {
     ) -> Mirror {
         let sender = Sender::new(budget);
         let (controls, waiting) = Default::default();
-        Mirror { sender, metrics, store, spans, controls, waiting }
+        let [permits, lagging] = [CONCURRENCY, LAGGING_MAX].map(|most| Arc::new(Semaphore::new(most)));
+        Mirror { sender, metrics, store, spans, controls, waiting, permits, lagging }
     }
 
     /// Runs until the queue is closed. Call on the shadow's own runtime.
     pub async fn run(self: Arc<Mirror>, mut queue: Receiver<Exchange>) {
-        let permits = Arc::new(Semaphore::new(CONCURRENCY));
         let mut batch = Vec::with_capacity(BATCH);
         while queue.recv_many(&mut batch, BATCH).await > 0 {
             let full = batch.len() == BATCH;
@@ -108,7 +121,7 @@ impl Mirror {
                 let waiting = self.waiting().len();
                 for _ in 0..lanes.min(waiting) {
                     // What waits here waits in the queue's place, which is bounded and counted.
-                    let Ok(permit) = permits.clone().acquire_owned().await else { return };
+                    let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
                     tokio::spawn(self.clone().lane(permit));
                 }
                 tokio::time::sleep(STEP).await;
@@ -127,11 +140,32 @@ impl Mirror {
     async fn lane(self: Arc<Mirror>, _permit: OwnedSemaphorePermit) {
         loop {
             let Some(exchange) = self.waiting().pop_front() else { break };
-            let mut guard = PanicGuard::new(&self, &exchange);
-            self.one(exchange).await;
-            guard.finished = true;
+            match verifies(&exchange) {
+                Some(lag) => self.later(exchange, lag),
+                None => self.guarded(exchange).await,
+            }
         }
         self.sender.rest().await;
+    }
+
+    async fn guarded(&self, exchange: Exchange) {
+        let mut guard = PanicGuard::new(self, &exchange);
+        self.one(exchange).await;
+        guard.finished = true;
+    }
+
+    /// What was written may take its time to be seen, and holds up nobody's copy meanwhile.
+    fn later(self: &Arc<Mirror>, exchange: Exchange, lag: Duration) {
+        let Ok(waits) = self.lagging.clone().try_acquire_owned() else {
+            return drop_exchange(&self.metrics, &exchange, Loss::QueueFull);
+        };
+        let this = self.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(lag).await;
+            let Ok(_permit) = this.permits.acquire().await else { return };
+            drop(waits);
+            this.guarded(exchange).await;
+        });
     }
 
     fn waiting(&self) -> MutexGuard<'_, VecDeque<Exchange>> {
@@ -143,9 +177,7 @@ impl Mirror {
         let route = live.serving.table.route(exchange.ask.found.route);
         let Some(rule) = &route.shadow else { return };
         match (&rule.writes, exchange.capture.shadow) {
-            (Writes::Verify { read, lag }, None) => {
-                Box::pin(self.verify(&exchange, route, rule, read, *lag)).await
-            }
+            (Writes::Verify { read, .. }, None) => Box::pin(self.verify(&exchange, route, rule, read)).await,
             (_, Some(side)) => self.copy(&exchange, route, rule, side).await,
             (Writes::Off | Writes::Sandbox { .. }, None) => {}
         }
@@ -155,12 +187,8 @@ impl Mirror {
     async fn copy(&self, exchange: &Exchange, route: &Route, rule: &ShadowRule, side: Side) {
         let capture = &exchange.capture;
         let Some(backend) = backend(exchange, route, side) else { return };
-        if backend.shadow_breaker.is_open() {
-            return drop_exchange(&self.metrics, exchange, Loss::Breaker);
-        }
-        if backend.cap.as_ref().is_some_and(|(cap, rule)| cap.try_enter(rule, backend.cost(false)).is_none())
-        {
-            return drop_exchange(&self.metrics, exchange, Loss::Connections);
+        if let Some(loss) = closed(&backend) {
+            return drop_exchange(&self.metrics, exchange, loss);
         }
         let ask = &exchange.ask;
         let again = || Copy {
@@ -180,6 +208,10 @@ impl Mirror {
             earlier = self.sender.send(Context::shadow(ask, Side::Legacy), again(), legacy).await.ok();
         }
         let answered = self.send(exchange, route, Context::copy(ask, side), again(), &backend).await;
+        if answered.as_ref().err() == Some(&Missed::Connection) {
+            return drop_exchange(&self.metrics, exchange, Loss::Connections);
+        }
+        let answered = answered.ok();
         let primary_body = capture.answer.bytes();
         let primary = Raw {
             status: capture.status,
@@ -227,18 +259,10 @@ impl Mirror {
     }
 
     /// After a write that only one side has seen: the same read of both.
-    async fn verify(
-        &self,
-        exchange: &Exchange,
-        route: &Route,
-        rule: &ShadowRule,
-        read: &ReadBack,
-        lag: Duration,
-    ) {
+    async fn verify(&self, exchange: &Exchange, route: &Route, rule: &ShadowRule, read: &ReadBack) {
         let (ask, capture) = (&exchange.ask, &exchange.capture);
-        // A write that was refused has nothing to be seen.
         if !(200..400).contains(&capture.status) {
-            return;
+            return drop_exchange(&self.metrics, exchange, Loss::Refused);
         }
         let pattern = route.matches.get(usize::from(ask.found.alternative)).map(|matcher| &matcher.path);
         let target = String::from_utf8_lossy(ask.head.raw_path()).into_owned();
@@ -256,9 +280,10 @@ impl Mirror {
         else {
             return drop_exchange(&self.metrics, exchange, Loss::Unsafe);
         };
-        // What was written may take its time to be seen.
-        tokio::time::sleep(lag).await;
-        let get = || -> Result<Copy<'_>> {
+        if let Some(loss) = closed(&legacy).or_else(|| closed(&serverless)) {
+            return drop_exchange(&self.metrics, exchange, loss);
+        }
+        let get = || -> pingora_error::Result<Copy<'_>> {
             let mut head = RequestHeader::build(Method::GET, path.as_bytes(), None)?;
             for (name, value) in &ask.head.headers {
                 if ![header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING, header::EXPECT]
@@ -267,13 +292,21 @@ impl Mirror {
                     head.append_header(name.clone(), value.clone())?;
                 }
             }
+            // As the write was sent: what a route takes away or says for its clients holds for this as well.
+            if let Some(edits) = &route.policy.request_headers {
+                rewrite::edit_request(&mut head, edits)?;
+            }
             let (timeouts, max) = (Some(&route.policy.timeouts), rule.max_body_bytes as usize);
             Ok(Copy { head: Cow::Owned(head), http2: ask.http2, body: Bytes::new(), timeouts, max })
         };
         let mut answers = Vec::new();
         for (side, backend) in [(Side::Legacy, &legacy), (Side::Serverless, &serverless)] {
             let Ok(copy) = get() else { return };
-            answers.push(self.send(exchange, route, Context::read_back(ask, side), copy, backend).await);
+            let answer = self.send(exchange, route, Context::read_back(ask, side), copy, backend).await;
+            if answer.as_ref().err() == Some(&Missed::Connection) {
+                return drop_exchange(&self.metrics, exchange, Loss::Connections);
+            }
+            answers.push(answer.ok());
         }
         let [one, other] = [0, 1].map(|at| answers[at].as_ref().map(raw));
         let verdict = judge(one, other, &rule.rules, &ask.public_host);
@@ -288,7 +321,7 @@ impl Mirror {
         ctx: Context,
         copy: Copy<'_>,
         backend: &Arc<RunningBackend>,
-    ) -> Option<Shadowed> {
+    ) -> Result<Shadowed, Missed> {
         let (trace, start) = (ctx.trace, SystemTime::now());
         let span = self
             .spans
@@ -297,6 +330,9 @@ impl Mirror {
         let sent = self.sender.send(ctx, copy, backend).await;
         if let Some(name) = span {
             self.spans.offer(shadow_span(name, trace, start, backend, &sent));
+        }
+        if sent.as_ref().err().is_some_and(|error| *error.etype() == NO_CONNECTION) {
+            return Err(Missed::Connection);
         }
         let word = match &sent {
             Ok(_) => "answered",
@@ -310,12 +346,10 @@ impl Mirror {
             }
             Err(_) => "failed",
         };
-        if sent.as_ref().err().is_none_or(|error| *error.etype() != NO_CONNECTION) {
-            backend.shadow_breaker.settle(sent.is_ok());
-        }
+        backend.shadow_breaker.settle(sent.is_ok());
         let runtime = self.runtime(exchange);
         runtime.metrics.count_shadow(&self.metrics, &route.id, word);
-        sent.ok()
+        sent.map_err(|_| Missed::Failed)
     }
 
     fn finish(
@@ -360,13 +394,31 @@ impl Mirror {
     }
 }
 
+/// How long a write waits before it is read on both sides; `None`: it is a copy.
+fn verifies(exchange: &Exchange) -> Option<Duration> {
+    let route = exchange.ask.live.serving.table.route(exchange.ask.found.route);
+    match (&route.shadow.as_ref()?.writes, exchange.capture.shadow) {
+        (Writes::Verify { lag, .. }, None) => Some(*lag),
+        _ => None,
+    }
+}
+
+/// Why nothing is to be sent there now.
+fn closed(backend: &Arc<RunningBackend>) -> Option<Loss> {
+    if backend.shadow_breaker.is_open() {
+        return Some(Loss::Breaker);
+    }
+    let (cap, rule) = backend.cap.as_ref()?;
+    cap.try_enter(rule, backend.cost(false)).is_none().then_some(Loss::Connections)
+}
+
 /// A copy as a collector knows it: a child of the request, which did not wait for it.
 fn shadow_span(
     name: String,
     trace: Trace,
     start: SystemTime,
     backend: &RunningBackend,
-    sent: &Result<Shadowed>,
+    sent: &pingora_error::Result<Shadowed>,
 ) -> Span {
     let mut attributes = vec![("banyan.backend", Attribute::from(&*backend.definition.id))];
     if let Ok(sent) = sent {

@@ -25,6 +25,7 @@ use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use std::borrow::Cow;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -35,6 +36,9 @@ const POOL: usize = 256;
 
 /// All connections of the backend are others'.
 pub const NO_CONNECTION: ErrorType = ErrorType::Custom("no connection to spare");
+
+/// The status of an answer that was cut before it was said.
+const UNSEEN: u16 = 0;
 
 /// What a copy was answered.
 pub struct Shadowed {
@@ -88,10 +92,22 @@ impl Sender {
         copy: Copy<'_>,
         backend: &Arc<RunningBackend>,
     ) -> Result<Shadowed> {
-        match tokio::time::timeout(DEADLINE, self.exchange(ctx, copy, backend)).await {
-            Ok(result) => result,
-            Err(_) => Error::e_explain(ErrorType::ReadTimedout, "the shadow's deadline"),
-        }
+        let exchange = tokio::time::timeout(DEADLINE, self.exchange(ctx, copy, backend));
+        let result = match &backend.cap {
+            None => exchange.await,
+            Some((cap, _)) => {
+                let mut wanted = pin!(cap.wanted());
+                // Before a place is taken: nobody who comes to wait for it is missed.
+                wanted.as_mut().enable();
+                tokio::select! {
+                    biased;
+                    result = exchange => result,
+                    // Its connection is closed, and its place is the next client's.
+                    () = wanted => return Err(Error::new(NO_CONNECTION)),
+                }
+            }
+        };
+        result.unwrap_or_else(|_| Error::e_explain(ErrorType::ReadTimedout, "the shadow's deadline"))
     }
 
     async fn exchange(
@@ -203,8 +219,8 @@ impl Sender {
         let answered = if function.target.stream {
             streamed(&payload, cut, max).unwrap_or_else(malformed)
         } else if cut {
-            // Its status stands at the payload's end as often as at its start.
-            Shadowed::bare(200, true)
+            // Its status stands at the payload's end as often as at its start: there is none to compare.
+            Shadowed::bare(UNSEEN, true)
         } else {
             answer(function.target.format, &payload)
                 .map_or_else(|_| malformed(), |it| shadowed(it.head, it.body, false))

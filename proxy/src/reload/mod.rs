@@ -44,8 +44,7 @@ use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
 use xxhash_rust::xxh3::xxh3_64;
 
@@ -303,11 +302,17 @@ impl Reloader {
             };
             let Some(at) = route.backend(Side::Serverless) else { continue };
             let backend = backends[at as usize].clone();
-            if backend.proved.load(Ordering::Relaxed) {
+            if backend.proved(handshake) {
                 continue;
             }
             let (supplies, path) = (self.supplies.clone(), handshake.clone());
-            asked.spawn(async move { (number, handshake::prove(&backend, &supplies, &path).await, backend) });
+            asked.spawn(async move {
+                let proof = handshake::prove(&backend, &supplies, &path).await;
+                if proof.is_ok() {
+                    backend.has_proved(&path);
+                }
+                (number, proof, backend)
+            });
         }
         let mut problems = Vec::new();
         while !asked.is_empty() {
@@ -321,7 +326,7 @@ impl Reloader {
             };
             let route = &table.routes[number];
             match proof {
-                Ok(()) => backend.proved.store(true, Ordering::Relaxed),
+                Ok(()) => {}
                 Err(text) => {
                     let place = Place::field(
                         route.origin.0 as usize,
@@ -376,11 +381,7 @@ impl Reloader {
             let serving = self.serving.as_ref()?;
             serving.table.position(id).map(|at| serving.routes[at as usize].clone())
         };
-        let fresh = |route: &Route| match &route.shadow {
-            Some(_) => Arc::new(RouteRuntime::with(self.store.take(&route.id))),
-            None => Arc::default(),
-        };
-        table.routes.iter().map(|route| known(&route.id).unwrap_or_else(|| fresh(route))).collect()
+        table.routes.iter().map(|route| known(&route.id).unwrap_or_default()).collect()
     }
 
     fn publish(&mut self, serving: Arc<Serving>) {
@@ -388,6 +389,10 @@ impl Reloader {
             serving.table.routes.iter().zip(&serving.routes).zip(&serving.identities)
         {
             if route.shadow.is_some() {
+                // From before this process, before the route went, or before its shadow was switched on again.
+                if let Some(kept) = self.store.take(&route.id) {
+                    runtime.evidence().adopt(kept);
+                }
                 runtime.evidence().begin(*identity);
             }
         }
@@ -402,6 +407,9 @@ impl Reloader {
         {
             if serving.table.position(&route.id).is_none() {
                 runtime.metrics.forget(&self.metrics, &route.id);
+                if let Some(evidence) = runtime.evidence_if_any() {
+                    self.store.give_back(&route.id, evidence.whole(SystemTime::now()));
+                }
             }
         }
         // Counted afterwards: thousands of gauges must not stand between a rule and its first request.

@@ -73,7 +73,7 @@ impl ShadowQueue {
             Some(Loss::Aborted)
         } else if capture.request.starved || capture.answer.starved {
             Some(Loss::Bytes)
-        } else if capture.request.truncated {
+        } else if capture.request.truncated && capture.shadow.is_some() {
             Some(Loss::TooLarge)
         } else {
             None

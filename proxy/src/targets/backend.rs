@@ -22,12 +22,13 @@ use pingora_core::upstreams::peer::{ALPN, HttpPeer};
 use pingora_core::utils::tls::{CertKey, WrappedX509};
 use pingora_http::RequestHeader;
 use pingora_prometheus::prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use std::collections::BTreeSet;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 use tokio::sync::mpsc::UnboundedSender;
 
@@ -86,8 +87,8 @@ pub struct RunningBackend {
     /// Set when requests to its URLs are signed.
     pub signature: Option<(Scope, Arc<CredentialStore>)>,
     pub token: Option<Arc<RunningToken>>,
-    /// It has shown that it keeps shadows apart.
-    pub proved: AtomicBool,
+    /// Paths at which it has shown that it keeps shadows apart.
+    proved: Mutex<BTreeSet<Box<str>>>,
     pub shadow_breaker: Breaker,
     /// Where the rules give it one.
     pub breaker: Option<LiveBreaker>,
@@ -128,6 +129,15 @@ pub const NO_CREDENTIALS: &str = "credentials_unavailable";
 pub const NO_TOKEN: &str = "token_unavailable";
 
 impl RunningBackend {
+    /// Whether it has shown, at this path, that it keeps shadows apart.
+    pub fn proved(&self, path: &str) -> bool {
+        self.proved.lock().unwrap_or_else(PoisonError::into_inner).contains(path)
+    }
+
+    pub fn has_proved(&self, path: &str) {
+        self.proved.lock().unwrap_or_else(PoisonError::into_inner).insert(path.into());
+    }
+
     /// Reads the TLS files; addresses come later, by `set_addresses`. `base` is what relative paths count from.
     pub fn new(definition: &Backend, base: &Path, supplies: &Supplies) -> Result<RunningBackend, Unusable> {
         let tls_file = |text| Unusable { code: "tls_file", field: "tls", text };
@@ -180,7 +190,7 @@ impl RunningBackend {
             function,
             signature,
             token,
-            proved: AtomicBool::new(false),
+            proved: Mutex::default(),
             shadow_breaker: Breaker::default(),
             breaker: definition.breaker.as_ref().map(LiveBreaker::new),
             news: supplies.news.get().cloned(),

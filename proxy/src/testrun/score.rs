@@ -7,7 +7,7 @@ use crate::decode::decoded;
 use crate::mirror::judge::{Raw, judge};
 use crate::testrun::play::{Plan, Played};
 use crate::testrun::record::{Recorded, Stored};
-use banyan_routes::compare::body::document;
+use banyan_routes::compare::body::{document, is_name};
 use banyan_routes::compare::render;
 use banyan_routes::compare::rules::Rules;
 use banyan_routes::compare::{Difference, Verdict, distinct};
@@ -413,6 +413,12 @@ impl Terms<'_> {
     fn lines(&self, stored: &Stored) -> Vec<String> {
         let kind =
             stored.headers.get("content-type").and_then(|it| it.to_str().ok()).unwrap_or("no media type");
+        let bare = kind.split(';').next().unwrap_or_default().trim();
+        let kind = match kind {
+            _ if self.raw_values || bare == "no media type" => kind.to_owned(),
+            _ if is_name(bare) => bare.to_owned(),
+            _ => self.redactor.value(&banyan_routes::compare::Value::string(kind)),
+        };
         let mut lines = vec![format!("{} {kind}", stored.status)];
         let body = decoded(&stored.headers, &stored.body).unwrap_or_default();
         let show = |text: &str| {

@@ -4,6 +4,7 @@
 //! its bound: what cannot be aligned within it is not known to be different.
 
 use super::Unknown;
+use super::node::Budget;
 use std::collections::HashMap;
 
 /// Cells of the table that finds the longest common subsequence: 4 million of 2 bytes are 8 MB.
@@ -21,13 +22,13 @@ pub enum Step {
 }
 
 /// By order: what stands between two common items takes each other's place.
-pub fn by_order(a: &[u64], b: &[u64]) -> Result<Vec<Step>, Unknown> {
+pub fn by_order(a: &[u64], b: &[u64], budget: &mut Budget) -> Result<Vec<Step>, Unknown> {
     let start = a.iter().zip(b).take_while(|(a, b)| a == b).count();
     let (left, right) = (&a[start..], &b[start..]);
     let end = left.iter().rev().zip(right.iter().rev()).take_while(|(a, b)| a == b).count();
     let (left, right) = (&left[..left.len() - end], &right[..right.len() - end]);
     let mut steps: Vec<Step> = (0..start).map(|at| Step::Same(at, at)).collect();
-    let common = if left.is_empty() || right.is_empty() { Vec::new() } else { common(left, right)? };
+    let common = if left.is_empty() || right.is_empty() { Vec::new() } else { common(left, right, budget)? };
     let (mut x, mut y) = (0, 0);
     for (i, j) in common.into_iter().chain([(left.len(), right.len())]) {
         while x < i || y < j {
@@ -49,11 +50,13 @@ pub fn by_order(a: &[u64], b: &[u64]) -> Result<Vec<Step>, Unknown> {
 }
 
 /// Places of a longest common subsequence.
-fn common(a: &[u64], b: &[u64]) -> Result<Vec<(usize, usize)>, Unknown> {
+fn common(a: &[u64], b: &[u64], budget: &mut Budget) -> Result<Vec<(usize, usize)>, Unknown> {
     let (rows, columns) = (a.len() + 1, b.len() + 1);
-    if rows.saturating_mul(columns) > CELLS_MAX {
+    let cells = rows.saturating_mul(columns);
+    if cells > CELLS_MAX {
         return Err(Unknown::Budget);
     }
+    budget.spend_cells(cells)?;
     // Lengths fit: with 65,536 rows there would be no room for more than 61 columns, and the length is the smaller of the two.
     let mut table = vec![0u16; rows * columns];
     for i in (0..a.len()).rev() {

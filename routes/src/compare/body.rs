@@ -4,7 +4,7 @@
 //! one was not seen to its end.
 
 use super::align::{Step, by_order};
-use super::charset::{Decoded, decode, decode_both};
+use super::charset::{Decoded, decode, decode_both, is_ascii_compatible};
 use super::node::{Budget, Node};
 use super::rules::Rules;
 use super::typed::Held;
@@ -82,7 +82,7 @@ pub fn compare(
         return None;
     }
     let budget = Budget::default();
-    let mut walker = Walker { rules, found, budget };
+    let mut walker = Walker { rules, found, budget, full: false };
     let (a, b) = if other_type && !told { alike(a, b) } else { (a.into(), b.into()) };
     bodies(&mut walker, (&a, legacy.body), (&b, serverless.body), "", 0).err()
 }
@@ -99,11 +99,14 @@ fn alike<'a>(a: &'a str, b: &'a str) -> (Cow<'a, str>, Cow<'a, str>) {
 fn charsets(a: &str, b: &str, body: &[u8], rules: &Rules, found: &mut Vec<Difference>) {
     let is_text =
         |kind: &str| !matches!(Format::of(&bare(kind)), Format::Bytes | Format::Form | Format::Multipart);
-    if body.is_ascii() || !is_text(a) || !is_text(b) {
+    // What is said in the same words is read in the same way.
+    if a == b || !is_text(a) || !is_text(b) {
         return;
     }
     let (one, other) = decode_both((a, body), (b, body));
-    if one.charset != other.charset {
+    // Letters that are the same in most sets are not in those that shift, or take two bytes for each.
+    let plain = body.is_ascii() && is_ascii_compatible(one.charset) && is_ascii_compatible(other.charset);
+    if one.charset != other.charset && !plain {
         named("header.content-type", Kind::Charset, one.charset, other.charset, rules, found);
     }
 }
@@ -121,7 +124,7 @@ fn named(path: &str, kind: Kind, a: &str, b: &str, rules: &Rules, found: &mut Ve
 }
 
 /// A media type or a character set, and not what somebody else has put into their place.
-fn is_name(text: &str) -> bool {
+pub fn is_name(text: &str) -> bool {
     const TYPES: [&str; 9] =
         ["application", "audio", "font", "image", "message", "model", "multipart", "text", "video"];
     let word = |text: &str| {
@@ -158,7 +161,7 @@ fn bodies(
             return walker.walk(&form::urlencoded(a), &form::urlencoded(b), &mut path);
         }
         Format::Multipart if depth < NESTED_MAX => {
-            let parts = form::multipart(a_type, a).zip(form::multipart(b_type, b));
+            let parts = form::multipart(a_type, a)?.zip(form::multipart(b_type, b)?);
             return match parts {
                 Some((one, other)) => multipart(walker, &one, &other, prefix, depth),
                 None => bytes(walker, a, b, prefix),
@@ -284,7 +287,7 @@ fn lines(walker: &mut Walker<'_>, a: &str, b: &str, prefix: &str) -> Result<(), 
     let (left, right): (Vec<&str>, Vec<&str>) = (a.lines().collect(), b.lines().collect());
     walker.budget.spend(left.len() + right.len())?;
     let prints = |lines: &[&str]| lines.iter().map(|line| xxh3_64(line.as_bytes())).collect::<Vec<u64>>();
-    for step in by_order(&prints(&left), &prints(&right))? {
+    for step in by_order(&prints(&left), &prints(&right), &mut walker.budget)? {
         let (path, kind, one, other) = match step {
             Step::Same(..) => continue,
             Step::Changed(x, y) => (x, Kind::Text, Some(left[x]), Some(right[y])),

@@ -25,6 +25,11 @@ pub fn is_label(name: &str) -> bool {
     Encoding::for_label(name.as_bytes()).is_some()
 }
 
+/// Whether ASCII means in it what it says.
+pub fn is_ascii_compatible(name: &str) -> bool {
+    Encoding::for_label(name.as_bytes()).is_none_or(Encoding::is_ascii_compatible)
+}
+
 /// Both sides; one that does not say what it is in is read as the other says, where that makes sense of it.
 pub fn decode_both<'a>(
     (a_type, a): (&str, &'a [u8]),

@@ -3,6 +3,7 @@
 //! Input: bytes and media type. Output: a map of names to values, a list where a name repeats. Must not: compare boundaries.
 //! Source: WHATWG URL, section 5; RFC 7578, RFC 2046 section 5.1.
 
+use super::Unknown;
 use super::node::Node;
 use percent_encoding::percent_decode;
 use std::collections::BTreeMap;
@@ -38,8 +39,14 @@ pub struct Part<'a> {
     pub body: &'a [u8],
 }
 
-/// `None`: the body is not what its boundary says.
-pub fn multipart<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>> {
+/// `Ok(None)`: the body is not what its boundary says.
+pub fn multipart<'a>(content_type: &str, body: &'a [u8]) -> Result<Option<Vec<Part<'a>>>, Unknown> {
+    let parts = parts(content_type, body);
+    if parts.as_ref().is_some_and(|parts| parts.len() > PARTS_MAX) { Err(Unknown::Budget) } else { Ok(parts) }
+}
+
+/// One more than there may be, at most.
+fn parts<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>> {
     let boundary = parameter(content_type, "boundary").filter(|it| !it.is_empty())?;
     let marker = [b"\r\n--", boundary.as_bytes()].concat();
     // The first one may stand at the very start.
@@ -70,7 +77,7 @@ pub fn multipart<'a>(content_type: &str, body: &'a [u8]) -> Option<Vec<Part<'a>>
             body,
         });
         if parts.len() > PARTS_MAX {
-            return None;
+            break;
         }
         rest = &inner[end + marker.len()..];
     }

@@ -4,17 +4,23 @@
 
 use super::form::split_unquoted;
 use super::rules::Rules;
-use super::typed::Held;
+use super::typed::{Held, Typed};
 use super::{Answer, Difference, Kind, Value};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// How a header is read before it is compared.
 #[derive(Clone, Copy)]
 enum Reading {
-    /// As a set of parts, order and case apart.
+    /// As a set of parts between commas, order and case apart.
     Set,
+    /// As a set of words that have their case.
+    Words,
+    /// As a set of parts between semicolons, order and case apart.
+    Directives,
+    /// As a list in which the order counts, and case does not.
+    List,
     /// Whether it is there; its value differs by nature.
     Presence,
     /// As it is, line by line.
@@ -35,7 +41,7 @@ enum Reading {
 const COMPARED: [(HeaderName, Reading); 25] = [
     (header::CACHE_CONTROL, Reading::Set),
     (header::VARY, Reading::Set),
-    (header::ALLOW, Reading::Set),
+    (header::ALLOW, Reading::Words),
     (header::ETAG, Reading::Presence),
     (header::LAST_MODIFIED, Reading::Presence),
     (header::CONTENT_LANGUAGE, Reading::Exact),
@@ -50,19 +56,19 @@ const COMPARED: [(HeaderName, Reading); 25] = [
     // What lets pages of other origins read the answer.
     (header::ACCESS_CONTROL_ALLOW_ORIGIN, Reading::Exact),
     (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, Reading::Exact),
-    (header::ACCESS_CONTROL_ALLOW_METHODS, Reading::Set),
+    (header::ACCESS_CONTROL_ALLOW_METHODS, Reading::Words),
     (header::ACCESS_CONTROL_ALLOW_HEADERS, Reading::Set),
     (header::ACCESS_CONTROL_EXPOSE_HEADERS, Reading::Set),
     (header::ACCESS_CONTROL_MAX_AGE, Reading::Exact),
     // What a browser is told to guard against.
     (header::CONTENT_SECURITY_POLICY, Reading::Policy),
-    (header::STRICT_TRANSPORT_SECURITY, Reading::Set),
+    (header::STRICT_TRANSPORT_SECURITY, Reading::Directives),
     (header::X_CONTENT_TYPE_OPTIONS, Reading::Set),
     (header::X_FRAME_OPTIONS, Reading::Set),
-    (header::REFERRER_POLICY, Reading::Set),
+    (header::REFERRER_POLICY, Reading::List),
 ];
 /// Nobody sets a cookie to last until then.
-const LONG_GONE_YEAR: u32 = 2000;
+const LONG_GONE_YEAR: u32 = 2025;
 
 pub fn compare(one: &Answer<'_>, other: &Answer<'_>, rules: &Rules, found: &mut Vec<Difference>) {
     let (legacy, serverless) = (one.headers, other.headers);
@@ -78,8 +84,15 @@ pub fn compare(one: &Answer<'_>, other: &Answer<'_>, rules: &Rules, found: &mut 
         if rules.ignores(&path) {
             return;
         }
+        let rule = rules.at(&path);
+        let reading = if rule == Some(&Typed::Exact) { Reading::Exact } else { reading };
         let (a, b) = (read(legacy, name, reading, &own), read(serverless, name, reading, &own));
-        if a == b || rules.at(&path).is_some_and(|typed| typed.holds(&a, &b) == Held::Yes) {
+        // A rule may be about what is sent, or about what it comes to.
+        let sent = |headers| read(headers, name, Reading::Exact, &own);
+        let held = |typed: &Typed| {
+            typed.holds(&a, &b) == Held::Yes || typed.holds(&sent(legacy), &sent(serverless)) == Held::Yes
+        };
+        if a == b || rule.is_some_and(held) {
             return;
         }
         if (a.is_empty() || b.is_empty()) && rules.is_optional(&path) {
@@ -112,19 +125,30 @@ fn brought(headers: &HeaderMap) -> u32 {
 /// What a header says, as a text that is equal where it says the same. Empty: it is not there.
 fn read(headers: &HeaderMap, name: &HeaderName, reading: Reading, own: &dyn Fn(&str) -> bool) -> String {
     let set = |parts: BTreeSet<String>| parts.into_iter().collect::<Vec<_>>().join(",");
+    let parts = |separator: char, case: &dyn Fn(&str) -> String| {
+        let of = |line: Cow<'_, str>| {
+            split_unquoted(&line, separator).map(|it| case(it.trim())).collect::<Vec<_>>()
+        };
+        lines(headers, name).flat_map(of).filter(|part| !part.is_empty()).collect::<Vec<String>>()
+    };
+    let lower = |part: &str| part.to_ascii_lowercase();
+    // One that is there and says nothing is there.
+    let or_empty = |text: String| {
+        if text.is_empty() && headers.contains_key(name) { "\"\"".to_owned() } else { text }
+    };
     match reading {
-        Reading::Set => set(lines(headers, name)
-            .flat_map(|line| {
-                line.split([',', ';']).map(|part| part.trim().to_ascii_lowercase()).collect::<Vec<_>>()
-            })
-            .filter(|part| !part.is_empty())
-            .collect()),
+        Reading::Set => set(parts(',', &lower).into_iter().collect()),
+        Reading::Words => set(parts(',', &str::to_owned).into_iter().collect()),
+        Reading::Directives => set(parts(';', &lower).into_iter().collect()),
+        Reading::List => parts(',', &lower).join(","),
         Reading::Presence if headers.contains_key(name) => "present".into(),
         Reading::Presence => String::new(),
-        Reading::Exact => lines(headers, name).collect::<Vec<_>>().join(", "),
-        Reading::Target => headers.get(name).map(|value| where_to(&text(value), own)).unwrap_or_default(),
+        Reading::Exact => or_empty(lines(headers, name).collect::<Vec<_>>().join(", ")),
+        Reading::Target => {
+            or_empty(headers.get(name).map(|value| where_to(&text(value), own)).unwrap_or_default())
+        }
         Reading::Links => set(lines(headers, name)
-            .flat_map(|line| split_unquoted(&line, ',').map(|part| link(part, own)).collect::<Vec<_>>())
+            .flat_map(|line| addresses(&line).into_iter().map(|part| link(part, own)).collect::<Vec<_>>())
             .filter(|part| !part.is_empty())
             .collect()),
         Reading::Schemes => set(lines(headers, name)
@@ -144,7 +168,16 @@ fn lines<'a>(headers: &'a HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
 fn text(value: &HeaderValue) -> Cow<'_, str> {
     match std::str::from_utf8(value.as_bytes()) {
         Ok(text) => text.into(),
-        Err(_) => value.as_bytes().iter().map(|byte| char::from(*byte)).collect::<String>().into(),
+        Err(_) => value
+            .as_bytes()
+            .iter()
+            .map(|byte| match byte {
+                0..=0x7f => char::from(*byte).to_string(),
+                // Marked by what no text has.
+                byte => format!("\u{fdd0}{byte:02x}"),
+            })
+            .collect::<String>()
+            .into(),
     }
 }
 
@@ -175,6 +208,25 @@ fn where_to(location: &str, own: &dyn Fn(&str) -> bool) -> String {
     format!("{}://{host}{slash}{path}", scheme.to_ascii_lowercase())
 }
 
+/// Parts of a `Link`: a comma inside an address parts nothing.
+fn addresses(line: &str) -> Vec<&str> {
+    let (mut parts, mut start, mut inside) = (Vec::new(), 0, None);
+    for (at, letter) in line.char_indices() {
+        match (inside, letter) {
+            (None, '<') => inside = Some('>'),
+            (None, '"') => inside = Some('"'),
+            (Some(end), letter) if letter == end => inside = None,
+            (None, ',') => {
+                parts.push(&line[start..at]);
+                start = at + 1;
+            }
+            _ => {}
+        }
+    }
+    parts.push(&line[start..]);
+    parts
+}
+
 /// `</orders?page=2>; rel="next"`, its address as `where_to` has it and its parameters in order. RFC 8288.
 fn link(part: &str, own: &dyn Fn(&str) -> bool) -> String {
     let Some((target, rest)) = part.trim().strip_prefix('<').and_then(|part| part.split_once('>')) else {
@@ -190,8 +242,11 @@ fn link(part: &str, own: &dyn Fn(&str) -> bool) -> String {
 
 /// `script-src 'self' 'nonce-…'`, with one space between words.
 fn policy(line: &str) -> String {
-    let word =
-        |it| if str::starts_with(it, "'nonce-") && it.len() > "'nonce-'".len() { "'nonce-…'" } else { it };
+    let nonce = |it: &str| {
+        let inside = it.strip_prefix("'nonce-").and_then(|it| it.strip_suffix('\''));
+        inside.is_some_and(|it| !it.is_empty())
+    };
+    let word = |it| if nonce(it) { "'nonce-…'" } else { it };
     let directives =
         line.split(';').map(|it| it.split_ascii_whitespace().map(word).collect::<Vec<_>>().join(" "));
     directives.filter(|it| !it.is_empty()).collect::<Vec<_>>().join(";")
@@ -203,36 +258,42 @@ fn scheme(part: &str) -> Option<String> {
     (!first.contains('=')).then(|| first.to_ascii_lowercase())
 }
 
-/// Names and attributes; values are identities, which differ.
+/// Names and attributes; values are identities, which differ. Those of one name stay in their order: the last one counts.
 fn cookies(headers: &HeaderMap) -> String {
-    let mut all: Vec<String> = lines(headers, &header::SET_COOKIE)
+    let mut all: Vec<(String, String)> = lines(headers, &header::SET_COOKIE)
         .map(|line| {
             let mut parts = line.split(';').map(str::trim);
             // Without a `=` it is all name.
             let pair = parts.next().unwrap_or_default();
             let (name, value) = pair.split_once('=').unwrap_or((pair, "…"));
             let empty = if value.trim_matches('"').is_empty() { "=" } else { "" };
-            let mut attributes: Vec<String> =
-                parts.filter(|part| !part.is_empty()).map(cookie_attribute).collect();
-            attributes.sort();
-            format!("{name}{empty};{}", attributes.join(";"))
+            // Of an attribute that is said twice, the last one.
+            let attributes: BTreeMap<String, String> =
+                parts.filter(|part| !part.is_empty()).filter_map(cookie_attribute).collect();
+            let attributes: Vec<String> =
+                attributes.iter().map(|(name, value)| format!("{name}={value}")).collect();
+            (name.to_owned(), format!("{name}{empty};{}", attributes.join(";")))
         })
         .collect();
-    all.sort();
-    all.join(",")
+    all.sort_by(|(a, _), (b, _)| a.cmp(b));
+    all.into_iter().map(|(_, cookie)| cookie).collect::<Vec<_>>().join(",")
 }
 
-fn cookie_attribute(part: &str) -> String {
+/// `None`: browsers do not see it.
+fn cookie_attribute(part: &str) -> Option<(String, String)> {
     let (name, value) = part.split_once('=').unwrap_or((part, ""));
-    let name = name.trim().to_ascii_lowercase();
-    match name.as_str() {
+    let (name, value) = (name.trim().to_ascii_lowercase(), value.trim());
+    let value = match name.as_str() {
         // A date long gone takes the cookie away; any other differs by nature.
-        "expires" if cookie_year(value).is_some_and(|year| year < LONG_GONE_YEAR) => "expires=gone".into(),
-        "expires" => "expires".into(),
+        "expires" => match cookie_year(value)? {
+            ..LONG_GONE_YEAR => "gone".into(),
+            _ => "later".into(),
+        },
         // Where it is valid is told by case; other words are not.
-        "path" => format!("{name}={}", value.trim()),
-        _ => format!("{name}={}", value.trim().to_ascii_lowercase()),
-    }
+        "path" => value.to_owned(),
+        _ => value.to_ascii_lowercase(),
+    };
+    Some((name, value))
 }
 
 /// The year of a date as browsers read it, in any of the forms that servers have used. RFC 6265, section 5.1.1.

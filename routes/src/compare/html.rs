@@ -4,7 +4,9 @@
 //! hashes in the names of assets. Must not: take out what a user sees or what a form sends otherwise.
 
 use super::Unknown;
-use super::node::{Budget, DEPTH_MAX, Element, Node};
+use super::bounds::{NESTED_MAX, is_too_much_html};
+use super::node::{Budget, Element, Node};
+use super::xml::collapse;
 use scraper::{ElementRef, Html};
 use std::collections::BTreeMap;
 
@@ -27,64 +29,25 @@ const ASSETS: [&str; 7] =
 /// Digits and letters from here on are a hash and not a version or a word.
 const HASH_MIN: usize = 8;
 
-/// Nesting that is parsed at all. How long a parser takes for a document grows with the square of its depth.
-const NESTED_MAX: usize = 512;
-
 pub fn read(text: &str, budget: &mut Budget) -> Result<Node, Unknown> {
-    if is_too_deep(text) {
+    if is_too_much_html(text) {
         return Err(Unknown::Budget);
     }
     let document = Html::parse_document(text);
-    element(document.root_element(), false, 0, budget)
+    let mut root = element(document.root_element(), false, 0, budget)?;
+    if let Node::Element(root) = &mut root
+        && let Some(doctype) = doctype(&document)
+    {
+        root.attributes.insert("doctype".into(), doctype.into());
+    }
+    Ok(root)
 }
 
-/// Elements that end by themselves, or by the next of their kind.
-const UNCLOSED: [&str; 28] = [
-    "area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "param", "source", "track",
-    "wbr", "p", "li", "dt", "dd", "tr", "td", "th", "thead", "tbody", "tfoot", "option", "optgroup", "rp",
-    "rt",
-];
-/// What is inside is text.
-const VERBATIM: [&str; 4] = ["script", "style", "textarea", "title"];
-
-/// By its tags alone, without reading it as a browser does.
-fn is_too_deep(text: &str) -> bool {
-    let mut open: Vec<&str> = Vec::new();
-    let mut rest = text;
-    while let Some(at) = memchr::memchr(b'<', rest.as_bytes()) {
-        rest = &rest[at + 1..];
-        if let Some(comment) = rest.strip_prefix("!--") {
-            rest = comment.find("-->").map_or("", |end| &comment[end + 3..]);
-            continue;
-        }
-        let closes = rest.starts_with('/');
-        let tag = rest.strip_prefix('/').unwrap_or(rest);
-        let end = tag.find(|it: char| !it.is_ascii_alphanumeric() && it != '-').unwrap_or(tag.len());
-        let (name, after) = tag.split_at(end);
-        rest = after;
-        let is_one_of = |names: &[&str]| names.iter().any(|it| it.eq_ignore_ascii_case(name));
-        if name.is_empty() || is_one_of(&UNCLOSED) {
-            continue;
-        }
-        if closes {
-            // One that closes nothing near is nothing to a parser either.
-            let near = open.iter().rev().take(8).position(|it| it.eq_ignore_ascii_case(name));
-            near.into_iter().for_each(|back| open.truncate(open.len() - 1 - back));
-            continue;
-        }
-        if is_one_of(&VERBATIM) {
-            let lower = |window: &[u8]| window.eq_ignore_ascii_case(name.as_bytes());
-            let closed = memchr::memmem::find_iter(rest.as_bytes(), b"</")
-                .find(|at| rest.as_bytes().get(at + 2..at + 2 + name.len()).is_some_and(lower));
-            rest = closed.map_or("", |at| &rest[at + 2..]);
-            continue;
-        }
-        open.push(name);
-        if open.len() > NESTED_MAX {
-            return true;
-        }
-    }
-    false
+/// By another than today's, or without one, a page is laid out by other rules.
+fn doctype(document: &Html) -> Option<String> {
+    let named = document.tree.root().children().find_map(|child| child.value().as_doctype());
+    let id = named.map_or_else(|| "none".to_owned(), |it| it.public_id().to_ascii_lowercase());
+    (!id.is_empty()).then_some(id)
 }
 
 /// What begins and ends a line of text, so that space beside it is not seen.
@@ -157,19 +120,6 @@ fn is_block(name: &str) -> bool {
     BLOCKS.contains(&name)
 }
 
-/// Space in running text is one space; that beside a block is none. A no-break space is none of it.
-fn collapse(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for part in text.split_inclusive(|it: char| it.is_ascii_whitespace()) {
-        let word = part.trim_end_matches(|it: char| it.is_ascii_whitespace());
-        out.push_str(word);
-        if word.len() < part.len() && !out.ends_with(' ') {
-            out.push(' ');
-        }
-    }
-    out
-}
-
 /// Takes out the space that is at an edge of a block.
 fn trim(children: &mut Vec<Node>, inside_block: bool) {
     let is_edge = |node: Option<&Node>| match node {
@@ -197,7 +147,7 @@ fn element(
     depth: usize,
     budget: &mut Budget,
 ) -> Result<Node, Unknown> {
-    if depth > DEPTH_MAX {
+    if depth > NESTED_MAX {
         return Err(Unknown::Budget);
     }
     let raw = source.value();
@@ -217,7 +167,7 @@ fn element(
     for (key, value) in raw.attrs() {
         let value: String = match key {
             // As long as they are there: an empty one, or a word, works no more.
-            "nonce" | "integrity" if is_made(value) => "…".into(),
+            "nonce" if is_made(value) => "…".into(),
             "value" | "content" if holds_token && is_made(value) => "…".into(),
             "class" => {
                 let mut names: Vec<&str> = value.split_ascii_whitespace().collect();
@@ -225,6 +175,8 @@ fn element(
                 names.dedup();
                 names.join(" ")
             }
+            // The hash of what is loaded, where its name has one too.
+            "integrity" if asset && is_made(value) && is_hashed(raw) => "…".into(),
             // What a page links to or shows is content, whatever its name looks like.
             "src" | "href" if asset => without_hash(value),
             _ => value.to_owned(),
@@ -258,6 +210,12 @@ fn element(
         trim(&mut children, is_block(name));
     }
     Ok(Node::Element(Box::new(Element { namespace: "".into(), name: name.into(), attributes, children })))
+}
+
+/// Whether a hash was taken out of the name of what is loaded.
+fn is_hashed(raw: &scraper::node::Element) -> bool {
+    let named = raw.attr("src").or(raw.attr("href"));
+    named.is_some_and(|it| without_hash(it) != it)
 }
 
 /// Long, and no word.

@@ -3,10 +3,12 @@
 //! Input: status, headers and decoded bodies of both sides, and what the rules say of paths. Output: `Verdict`. Must not:
 //! decide whether a difference matters: that is a matter of evidence, and of people.
 
+pub mod steps;
 pub mod shape;
 pub mod typed;
 pub mod rules;
 pub mod node;
+pub mod bounds;
 pub mod json;
 pub mod xml;
 pub mod html;

@@ -4,6 +4,8 @@
 //! however they were written. Must not: lose a digit: numbers keep what was written.
 
 use super::rules::Rules;
+use super::shape::{decimal, is_whole, number};
+use super::steps::{step, within};
 use super::typed::Held;
 use super::{Unknown, Value};
 use std::collections::BTreeMap;
@@ -46,18 +48,29 @@ impl Element {
     }
 }
 
-/// What is left to spend on one comparison.
-pub struct Budget(usize);
+/// Cells of all tables that lists and texts are aligned by, in one comparison.
+const CELLS_MAX: usize = 8_000_000;
+
+/// What is left to spend on one comparison: not time, so that it comes out the same on every machine.
+pub struct Budget {
+    nodes: usize,
+    cells: usize,
+}
 
 impl Default for Budget {
     fn default() -> Budget {
-        Budget(NODES_MAX)
+        Budget { nodes: NODES_MAX, cells: CELLS_MAX }
     }
 }
 
 impl Budget {
     pub fn spend(&mut self, nodes: usize) -> Result<(), Unknown> {
-        self.0 = self.0.checked_sub(nodes).ok_or(Unknown::Budget)?;
+        self.nodes = self.nodes.checked_sub(nodes).ok_or(Unknown::Budget)?;
+        Ok(())
+    }
+
+    pub fn spend_cells(&mut self, cells: usize) -> Result<(), Unknown> {
+        self.cells = self.cells.checked_sub(cells).ok_or(Unknown::Budget)?;
         Ok(())
     }
 }
@@ -124,11 +137,33 @@ impl Node {
         xxh3_64(&out)
     }
 
-    /// What stands in it, whatever the rules say: to put those that rules make alike into an order.
-    pub fn form(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(64);
-        self.write(&mut String::new(), &Rules::default(), &mut out);
+    /// All its scalars in their order, numbers by size and not by their digits: what puts those that rules make alike into an order.
+    pub fn by_size(&self) -> Vec<(u64, Box<str>)> {
+        let mut out = Vec::new();
+        self.sizes(&mut out);
         out
+    }
+
+    fn sizes(&self, out: &mut Vec<(u64, Box<str>)>) {
+        let mut scalar = |text: &str| {
+            // The bits of floats are in the order of their values once those of negative ones are turned round.
+            let size = number(text).map_or(u64::MAX, |it| {
+                let bits = it.to_bits();
+                if it.is_sign_negative() { !bits } else { bits | 1 << 63 }
+            });
+            out.push((size, text.into()));
+        };
+        match self {
+            Node::Null => scalar("null"),
+            Node::Bool(it) => scalar(if *it { "true" } else { "false" }),
+            Node::Number(text) | Node::Text(text) => scalar(text),
+            Node::List(items) => items.iter().for_each(|item| item.sizes(out)),
+            Node::Map(map) => map.values().for_each(|value| value.sizes(out)),
+            Node::Element(element) => {
+                element.attributes.values().for_each(|value| scalar(value));
+                element.children.iter().for_each(|child| child.sizes(out));
+            }
+        }
     }
 
     fn write(&self, path: &mut String, rules: &Rules, out: &mut Vec<u8>) {
@@ -195,14 +230,23 @@ impl Node {
                         }
                     });
                 }
+                let mut forms: Vec<Vec<u8>> = Vec::with_capacity(element.children.len());
                 for child in &element.children {
+                    let mut form = Vec::new();
                     match child {
-                        Node::Element(inner) => {
-                            within(path, &format!("/{}", inner.name), |path| child.write(path, rules, out));
-                        }
-                        text => text.write(path, rules, out),
+                        Node::Element(inner) => within(path, &format!("/{}", inner.name), |path| {
+                            if !rules.is_optional(path) {
+                                child.write(path, rules, &mut form);
+                            }
+                        }),
+                        text => text.write(path, rules, &mut form),
                     }
+                    forms.push(form);
                 }
+                if rules.is_unordered(path) {
+                    forms.sort_unstable();
+                }
+                forms.iter().for_each(|form| out.extend_from_slice(form));
                 out.push(b'>');
             }
         }
@@ -213,40 +257,4 @@ fn write_text(text: &str, tag: u8, out: &mut Vec<u8>) {
     out.push(tag);
     out.extend_from_slice(&text.len().to_le_bytes());
     out.extend_from_slice(text.as_bytes());
-}
-
-/// Runs `inner` with `path` one step longer.
-pub fn within<T>(path: &mut String, step: &str, inner: impl FnOnce(&mut String) -> T) -> T {
-    let before = path.len();
-    path.push_str(step);
-    let result = inner(path);
-    path.truncate(before);
-    result
-}
-
-/// `.name`, or `["a name"]` where it would be read as something else.
-pub fn step(key: &str) -> String {
-    let plain = !key.is_empty() && key.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-');
-    if plain { format!(".{key}") } else { format!("[{}]", serde_json::Value::from(key)) }
-}
-
-/// Sign, digits without zeros at either end, and the power of ten behind them: equal for equal values, whatever was written.
-pub fn decimal(text: &str) -> (bool, String, i64) {
-    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
-    let Ok(exponent) = exponent.parse::<i64>() else {
-        // Beyond all sense: equal to what is written in the same way.
-        return (text.starts_with('-'), text.to_owned(), i64::MAX);
-    };
-    let (negative, mantissa) = mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
-    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
-    let digits = format!("{whole}{fraction}");
-    let trimmed = digits.trim_end_matches('0');
-    let power =
-        exponent.saturating_sub(fraction.len() as i64).saturating_add((digits.len() - trimmed.len()) as i64);
-    let significant = trimmed.trim_start_matches('0');
-    if significant.is_empty() { (false, "0".into(), 0) } else { (negative, significant.into(), power) }
-}
-
-pub fn is_whole(text: &str) -> bool {
-    !text.contains(['.', 'e', 'E'])
 }

@@ -61,9 +61,13 @@ fn write_element(element: &Element, depth: usize, show: &Shown<'_>, out: &mut Ve
     let attributes: String = element
         .attributes
         .iter()
-        .map(|(name, value)| format!(" {name}=\"{}\"", (show.value)(value)))
+        .map(|(name, value)| {
+            // Without its namespace, which is long and says little.
+            let name = (show.key)(name.rsplit('}').next().unwrap_or_default());
+            format!(" {name}=\"{}\"", (show.value)(value))
+        })
         .collect();
-    let name = &element.name;
+    let name = (show.key)(&element.name);
     match element.children.as_slice() {
         [] => out.push(format!("{indent}<{name}{attributes}/>")),
         [Node::Text(text)] => {

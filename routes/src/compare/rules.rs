@@ -3,7 +3,9 @@
 //! Input: `ignore` and `rules` of a route's shadow. Output: `Rules`, asked by path. Must not: match a part of a path: paths are
 //! exact, and lists stand in them without positions.
 
+use super::steps::step;
 use super::typed::Typed;
+use encoding_rs::Encoding;
 use http::header::{self, HeaderName};
 use std::collections::HashMap;
 use std::fmt;
@@ -35,8 +37,15 @@ const KINDS: [(&str, &str); 6] = [
     ("text:", "line "),
 ];
 
-/// Compared with the body that they describe.
-const SPOKEN_FOR: [HeaderName; 2] = [header::CONTENT_TYPE, header::CONTENT_ENCODING];
+/// Compared with the body that it describes.
+const SPOKEN_FOR: HeaderName = header::CONTENT_TYPE;
+
+/// The paths of a form's field as the form names it: those that are no words stand in brackets. `a[]` is a field of that name, or the values of `a`.
+fn fields(name: &str) -> impl Iterator<Item = String> {
+    let items = name.strip_suffix("[]").filter(|name| !name.is_empty());
+    let items = items.map(|name| format!("form{}[]", step(name)));
+    std::iter::once(format!("form{}", step(name))).chain(items)
+}
 
 /// For a digest of what was configured: one line each, sorted.
 impl fmt::Display for Rules {
@@ -53,6 +62,12 @@ impl fmt::Display for Rules {
 impl Rules {
     /// Leaves out what `header.date`, `json:$.traceId` or `xml:/Envelope/Header` names. `Err`: what is wrong.
     pub fn ignore(&mut self, entry: &str) -> Result<(), String> {
+        if let Some(name) = entry.strip_prefix("form:").filter(|name| !name.is_empty()) {
+            for path in fields(name) {
+                self.paths.insert(path.into(), Rule::Ignore);
+            }
+            return Ok(());
+        }
         let path = KINDS.into_iter().find_map(|(kind, start)| {
             let rest = entry.strip_prefix(kind)?;
             match kind {
@@ -69,18 +84,34 @@ impl Rules {
 
     /// Holds what is at `path`, written as differences are shown, to a shape. `Err`: what is wrong.
     pub fn typed(&mut self, path: &str, rule: &str) -> Result<(), String> {
-        let typed = Typed::parse(rule)?;
+        let mut typed = Typed::parse(rule)?;
+        if let Typed::Equivalent(names) = &mut typed
+            && (path.ends_with("content-type") || path.ends_with("charset"))
+        {
+            // Sets and types go by any of their names.
+            for name in names {
+                *name = Encoding::for_label(name.as_bytes())
+                    .map_or_else(|| name.to_ascii_lowercase(), |it| it.name().to_owned())
+                    .into();
+            }
+        }
         let known = path == "status"
-            || ["$", "/", "header.", "form.", "part.", "line "].iter().any(|start| path.starts_with(start));
+            || ["$", "/", "header.", "form.", "form[", "part.", "line "]
+                .iter()
+                .any(|start| path.starts_with(start));
         if !known {
             return Err(format!(
                 "`{path}` is no path of a value; expected one as `$.items[].id`, `/Envelope/Body/id`, `header.location`, `form.token` or `status`"
             ));
         }
-        if let Some(name) = path.strip_prefix("header.") {
+        if let Some(name) = path.strip_prefix("form.") {
+            for path in fields(name) {
+                self.add(&path, typed.clone());
+            }
+        } else if let Some(name) = path.strip_prefix("header.") {
             let name: HeaderName = name.parse().map_err(|_| format!("`{name}` is no name of a header"))?;
             self.add(&format!("header.{name}"), typed);
-            if !SPOKEN_FOR.contains(&name) && !self.headers.contains(&name) {
+            if name != SPOKEN_FOR && !self.headers.contains(&name) {
                 self.headers.push(name);
             }
         } else {

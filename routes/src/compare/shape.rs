@@ -104,13 +104,22 @@ pub fn is_jwt(text: &str) -> bool {
         && parts.iter().all(|part| plain(part))
 }
 
+/// What is shorter may be a word.
+pub const TOKEN_MIN: usize = 8;
+
+/// Whether two moments of one format part day and time alike. The same moment in another zone is the same.
+pub fn alike(format: TimeFormat, one: &str, other: &str) -> bool {
+    let parted = |text: &str| text.as_bytes().get(10).copied();
+    !matches!(format, TimeFormat::Rfc3339 | TimeFormat::Local) || parted(one) == parted(other)
+}
+
 /// Letters and digits without a word in them: long, and with at least one digit.
 pub fn token(text: &str) -> Option<usize> {
     let allowed = |byte: u8| {
         byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'+' | b'/' | b'=' | b'.' | b'~')
     };
     let digits = text.bytes().filter(u8::is_ascii_digit).count();
-    (text.len() >= 8 && digits > 0 && text.bytes().all(allowed)).then_some(text.len())
+    (text.len() >= TOKEN_MIN && digits > 0 && text.bytes().all(allowed)).then_some(text.len())
 }
 
 /// Milliseconds of a moment between 2001 and 2286, given in seconds or milliseconds since 1970.
@@ -127,7 +136,7 @@ pub fn epoch(text: &str) -> Option<(bool, i64)> {
 
 /// A whole number without a sign.
 pub fn whole(text: &str) -> Option<u64> {
-    (!text.is_empty() && text.len() <= 18 && text.bytes().all(|byte| byte.is_ascii_digit()))
+    (!text.is_empty() && text.len() <= 19 && text.bytes().all(|byte| byte.is_ascii_digit()))
         .then(|| text.parse().ok())
         .flatten()
 }
@@ -153,4 +162,25 @@ pub fn masked(text: &str) -> String {
         }
     }
     out
+}
+
+/// Sign, digits without zeros at either end, and the power of ten behind them: equal for equal values, whatever was written.
+pub fn decimal(text: &str) -> (bool, String, i64) {
+    let (mantissa, exponent) = text.split_once(['e', 'E']).unwrap_or((text, "0"));
+    let Ok(exponent) = exponent.parse::<i64>() else {
+        // Beyond all sense: equal to what is written in the same way.
+        return (text.starts_with('-'), text.to_owned(), i64::MAX);
+    };
+    let (negative, mantissa) = mantissa.strip_prefix('-').map_or((false, mantissa), |rest| (true, rest));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    let digits = format!("{whole}{fraction}");
+    let trimmed = digits.trim_end_matches('0');
+    let power =
+        exponent.saturating_sub(fraction.len() as i64).saturating_add((digits.len() - trimmed.len()) as i64);
+    let significant = trimmed.trim_start_matches('0');
+    if significant.is_empty() { (false, "0".into(), 0) } else { (negative, significant.into(), power) }
+}
+
+pub fn is_whole(text: &str) -> bool {
+    !text.contains(['.', 'e', 'E'])
 }

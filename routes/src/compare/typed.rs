@@ -3,7 +3,7 @@
 //! Input: `uuid`, `timestamp(rfc3339, 5s)`, `float(0.01, 1%)`, as written in the rules. Output: whether a pair of values is
 //! covered. Must not: cover a value of another shape: a uuid that turned into `ERROR` stays a difference.
 
-use super::shape::{self, TimeFormat};
+use super::shape::{self, TimeFormat, decimal};
 use crate::units::Span;
 use std::fmt;
 use std::time::Duration;
@@ -59,6 +59,7 @@ pub enum Held {
     NotMeant,
 }
 
+const DAY_MS: i64 = 86_400_000;
 const EXPECTED: &str = "exact, uuid, timestamp(FORMAT, TOLERANCE), epoch_ms(TOLERANCE), epoch_s(TOLERANCE), hex(N), jwt, token(MIN, MAX), counter(N), float(ABS, REL%), unordered, optional, like(\"TEXT #\", ...) or equivalent(A, B)";
 
 impl Typed {
@@ -118,8 +119,14 @@ impl Typed {
                 most(2)?;
                 let min = count(0)?.ok_or("token needs its length, such as token(22)")? as usize;
                 let max = count(1)?.map_or(min, |it| it as usize);
-                if min == 0 || max < min {
+                if max < min {
                     return Err(format!("`{text}` holds for nothing"));
+                }
+                if min < shape::TOKEN_MIN {
+                    return Err(format!(
+                        "`{text}`: what is shorter than {} letters cannot be told from a word",
+                        shape::TOKEN_MIN
+                    ));
                 }
                 Typed::Token { min, max }
             }
@@ -140,7 +147,11 @@ impl Typed {
                         })
                         .transpose()
                 };
-                let (abs, rel) = (number(0)?, number(1)?);
+                // A part alone is a part of the value.
+                let (abs, rel) = match args.as_slice() {
+                    [one] if one.ends_with('%') => (Some(0.0), number(0)?),
+                    _ => (number(0)?, number(1)?),
+                };
                 Typed::Float {
                     abs: abs.ok_or("float needs its tolerance, such as float(0.01) or float(0, 1%)")?,
                     rel: rel.unwrap_or(0.0),
@@ -149,7 +160,8 @@ impl Typed {
             "like" | "equivalent" => {
                 let texts: Vec<Box<str>> = args.into_iter().map(Into::into).collect();
                 match (name, texts.len()) {
-                    ("like", 1..) => Typed::Like(texts),
+                    // Digits stand for any digits, as in what is held beside them.
+                    ("like", 1..) => Typed::Like(texts.iter().map(|it| shape::masked(it).into()).collect()),
                     ("equivalent", 2..) => Typed::Equivalent(texts),
                     _ => return Err(format!("`{text}` says too few texts")),
                 }
@@ -175,9 +187,11 @@ impl Typed {
         match self {
             Typed::Uuid => one(&shape::is_uuid),
             Typed::Jwt => one(&shape::is_jwt),
-            Typed::Hex(length) => {
-                one(&|it| shape::hex(it).is_some_and(|found| length.is_none_or(|length| length == found)))
+            // A length that is said may be shorter than what is known by itself.
+            Typed::Hex(Some(length)) => {
+                one(&|it| it.len() == *length && it.bytes().all(|byte| byte.is_ascii_hexdigit()))
             }
+            Typed::Hex(None) => one(&|it| shape::hex(it).is_some()),
             Typed::Token { min, max } => {
                 one(&|it| shape::token(it).is_some_and(|found| (*min..=*max).contains(&found)))
             }
@@ -186,7 +200,14 @@ impl Typed {
                     |it| shape::time(it).filter(|(found, _)| format.is_none_or(|format| format == *found));
                 match (read(legacy), read(serverless)) {
                     // Written in another way is another shape, even where any is allowed.
-                    (Some((a, _)), Some((b, _))) if a != b => Held::No,
+                    (Some((a, _)), Some((b, _))) if a != b || !shape::alike(a, legacy, serverless) => {
+                        Held::No
+                    }
+                    // A clock begins anew at midnight.
+                    (Some((TimeFormat::Clock, a)), Some((_, b))) => {
+                        let between = (a - b).abs();
+                        apart(Some(0), Some(between.min(DAY_MS - between)), *tolerance)
+                    }
                     (a, b) => apart(a.map(|it| it.1), b.map(|it| it.1), *tolerance),
                 }
             }
@@ -207,6 +228,7 @@ impl Typed {
             },
             Typed::Float { abs, rel } => match (shape::number(legacy), shape::number(serverless)) {
                 (None, _) => Held::NotMeant,
+                _ if decimal(legacy) == decimal(serverless) => Held::Yes,
                 // Digits that no double holds are not within a tolerance smaller than what was lost of them.
                 (Some(a), Some(b))
                     if abs.max(rel * a.abs()) < (a.abs().max(b.abs())) * f64::EPSILON

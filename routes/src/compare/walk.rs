@@ -4,9 +4,11 @@
 //! that it did not look at.
 
 use super::align::{Step, by_key, by_order, by_value, is_in_order};
-use super::node::{Budget, Element, Node, decimal, is_whole, step, within};
+use super::node::{Budget, Element, Node};
 use super::rules::Rules;
-use super::typed::Held;
+use super::shape::{decimal, is_whole};
+use super::steps::{step, within};
+use super::typed::{Held, Typed};
 use super::{DIFFERENCES_MAX, Difference, Kind, Unknown, Value};
 use std::collections::{BTreeMap, HashSet};
 
@@ -18,10 +20,15 @@ pub struct Walker<'a> {
     pub rules: &'a Rules,
     pub found: &'a mut Vec<Difference>,
     pub budget: Budget,
+    /// As many are listed as there is room for, and none of them twice.
+    pub full: bool,
 }
 
 impl Walker<'_> {
     fn add(&mut self, path: &str, kind: Kind, legacy: Value, serverless: Value) {
+        if self.full {
+            return;
+        }
         if self.found.len() >= DIFFERENCES_MAX {
             // A path that differs again says nothing new: it makes room for one that had not differed yet.
             let same = |a: &Difference, b: &Difference| a.kind == b.kind && a.path == b.path;
@@ -31,7 +38,10 @@ impl Walker<'_> {
             let again = (1..self.found.len())
                 .rev()
                 .find(|at| self.found[..*at].iter().any(|it| same(it, &self.found[*at])));
-            let Some(at) = again else { return };
+            let Some(at) = again else {
+                self.full = true;
+                return;
+            };
             self.found.remove(at);
         }
         self.found.push(Difference { path: path.to_owned(), kind, legacy, serverless });
@@ -66,19 +76,22 @@ impl Walker<'_> {
     }
 
     fn scalars(&mut self, a: &Node, b: &Node, one: &str, other: &str, path: &str) {
-        match self.rules.at(path).map_or(Held::NotMeant, |typed| typed.holds(one, other)) {
+        let rule = self.rules.at(path);
+        let is_number = matches!(a, Node::Number(_));
+        let equal = is_number && decimal(one) == decimal(other);
+        // Equal in all but zeros at the end: no rule makes that a difference but one that asks for the same digits.
+        if equal && is_whole(one) == is_whole(other) && rule != Some(&Typed::Exact) {
+            return;
+        }
+        match rule.map_or(Held::NotMeant, |typed| typed.holds(one, other)) {
             Held::Yes => return,
             Held::No => return self.add(path, Kind::Shape, a.value(), b.value()),
             Held::NotMeant => {}
         }
-        let is_number = |node: &Node| matches!(node, Node::Number(_));
-        let kind = if is_number(a) && decimal(one) == decimal(other) {
+        let kind = if equal {
             // The same value, written as a whole number here and with a fraction there: readers in some languages care.
-            if is_whole(one) == is_whole(other) {
-                return;
-            }
             Kind::NumberFormat
-        } else if !is_number(a) && one.split_whitespace().eq(other.split_whitespace()) {
+        } else if !is_number && one.split_whitespace().eq(other.split_whitespace()) {
             Kind::Space
         } else {
             Kind::Value
@@ -95,16 +108,22 @@ impl Walker<'_> {
         for key in a.keys().chain(b.keys().filter(|key| !a.contains_key(*key))) {
             within(path, &step(key), |path| match (a.get(key), b.get(key)) {
                 (Some(a), Some(b)) => self.walk(a, b, path),
-                (one, other) => self.alone(one, other, path),
+                (one, other) => self.alone(one, other, path, true),
             })?;
         }
         Ok(())
     }
 
-    /// Of a value that only one side has.
-    fn alone(&mut self, legacy: Option<&Node>, serverless: Option<&Node>, path: &str) -> Result<(), Unknown> {
+    /// Of a value that only one side has. `named`: the path is its own, and not that of what holds it.
+    fn alone(
+        &mut self,
+        legacy: Option<&Node>,
+        serverless: Option<&Node>,
+        path: &str,
+        named: bool,
+    ) -> Result<(), Unknown> {
         self.budget.spend(1)?;
-        if !self.rules.is_optional(path) {
+        if !(named && self.rules.is_optional(path)) {
             let kind = if legacy.is_some() { Kind::Missing } else { Kind::Extra };
             let value = |node: Option<&Node>| node.map_or_else(Value::absent, Node::value);
             self.add(path, kind, value(legacy), value(serverless));
@@ -131,8 +150,9 @@ impl Walker<'_> {
             within(path, item, |path| match step {
                 Step::Same(_, _) if rules.is_empty() => Ok(()),
                 Step::Same(x, y) | Step::Changed(x, y) => self.walk(a[x], b[y], path),
-                Step::Legacy(x) => self.alone(Some(a[x]), None, path),
-                Step::Serverless(y) => self.alone(None, Some(b[y]), path),
+                // A text is at the path of its element, which may be there or not; its text may not come and go.
+                Step::Legacy(x) => self.alone(Some(a[x]), None, path, !item.is_empty()),
+                Step::Serverless(y) => self.alone(None, Some(b[y]), path, !item.is_empty()),
             })?;
         }
         Ok(())
@@ -163,7 +183,8 @@ impl Walker<'_> {
             let steps = by_value(left, right);
             return Ok(if unordered { self.in_step(a, b, left, steps) } else { steps });
         }
-        if let Some((one, other)) = within(path, item, |path| keys(a, b, path, self.rules)) {
+        let keyed = within(path, item, |path| keys(a, b, path, self.rules));
+        if let Some((one, other)) = keyed {
             let steps = by_key(&one, &other);
             if !unordered && !is_in_order(&steps) {
                 counted(path, self);
@@ -174,7 +195,7 @@ impl Walker<'_> {
             let steps = by_value(left, right);
             return Ok(self.in_step(a, b, left, steps));
         }
-        by_order(left, right)
+        by_order(left, right, &mut self.budget)
     }
 
     /// Items that only rules make alike are each other's by their values: the smallest of one side is the smallest of the other, wherever they stand.
@@ -195,8 +216,8 @@ impl Walker<'_> {
             }
         }
         for (_, (mut one, mut other)) in alike {
-            one.sort_by_cached_key(|at| a[*at].form());
-            other.sort_by_cached_key(|at| b[*at].form());
+            one.sort_by_cached_key(|at| a[*at].by_size());
+            other.sort_by_cached_key(|at| b[*at].by_size());
             sorted.extend(one.into_iter().zip(other).map(|(x, y)| Step::Same(x, y)));
         }
         sorted
@@ -217,14 +238,21 @@ impl Walker<'_> {
                 |element: &Element| element.attributes.get(name).map(|value| Node::Text(value.clone()));
             within(path, &format!("/@{name}"), |path| match (node(a), node(b)) {
                 (Some(a), Some(b)) => self.walk(&a, &b, path),
-                (one, other) => self.alone(one.as_ref(), other.as_ref(), path),
+                (one, other) => self.alone(one.as_ref(), other.as_ref(), path, true),
             })?;
         }
         let (left, right) = (children(a), children(b));
-        let names = |element: &Element| -> Vec<Box<str>> {
-            element.children.iter().map(|child| name(child).into()).collect()
+        // Of those that have to be there: what is left out or may come and go has no place.
+        let rules = self.rules;
+        let stays = |name: &str, path: &mut String| {
+            name.is_empty()
+                || rules.is_empty()
+                || within(path, &format!("/{name}"), |path| !rules.is_optional(path))
         };
-        let (one, other) = (names(a), names(b));
+        let names = |element: &Element, path: &mut String| -> Vec<Box<str>> {
+            element.children.iter().map(name).filter(|name| stays(name, path)).map(Into::into).collect()
+        };
+        let (one, other) = (names(a, path), names(b, path));
         if one != other {
             let mut sorted = (one, other);
             sorted.0.sort_unstable();
@@ -272,11 +300,17 @@ fn keys<'a>(
     path: &mut String,
     rules: &Rules,
 ) -> Option<(Vec<&'a str>, Vec<&'a str>)> {
-    if a.is_empty() || b.is_empty() {
+    if a.is_empty() || b.is_empty() || rules.ignores(path) {
         return None;
     }
     KEYS.iter().find_map(|key| {
-        let is_free = within(path, &step(key), |path| rules.ignores(path) || rules.at(path).is_some());
+        // A value that rules let differ tells nothing apart: a member, an attribute or an element.
+        let is_free = !rules.is_empty()
+            && [step(key), format!("/@{key}"), format!("/{key}")].iter().any(|step| {
+                within(path, step, |path| {
+                    rules.ignores(path) || rules.at(path).is_some_and(|typed| *typed != Typed::Exact)
+                })
+            });
         if is_free {
             return None;
         }

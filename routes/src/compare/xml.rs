@@ -4,12 +4,16 @@
 //! gone. Must not: resolve external entities, or read a document type: what brings one is compared as text.
 
 use super::Unknown;
+use super::bounds::is_too_much_xml;
 use super::node::{Budget, DEPTH_MAX, Element, Node};
 use roxmltree::{Document, Node as Xml, ParsingOptions};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// `Ok(None)`: not XML, or with a document type.
 pub fn read(text: &str, budget: &mut Budget) -> Result<Option<Node>, Unknown> {
+    if is_too_much_xml(text) {
+        return Err(Unknown::Budget);
+    }
     let options = ParsingOptions {
         allow_dtd: false,
         nodes_limit: super::node::NODES_MAX as u32,
@@ -75,10 +79,11 @@ fn element(
         }
     }
     if has_elements {
+        // Space alone is how a document is laid out; beside words it is one space.
         children.retain_mut(|child| match child {
             Node::Text(text) => {
-                *text = text.split_whitespace().collect::<Vec<_>>().join(" ").into();
-                !text.is_empty()
+                *text = collapse(text).into();
+                **text != *" "
             }
             _ => true,
         });
@@ -86,4 +91,17 @@ fn element(
     let name = node.tag_name();
     let namespace = name.namespace().unwrap_or_default().into();
     Ok(Node::Element(Box::new(Element { namespace, name: name.name().into(), attributes, children })))
+}
+
+/// Space in running text is one space; that beside a block is none. A no-break space is none of it.
+pub fn collapse(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for part in text.split_inclusive(|it: char| it.is_ascii_whitespace()) {
+        let word = part.trim_end_matches(|it: char| it.is_ascii_whitespace());
+        out.push_str(word);
+        if word.len() < part.len() && !out.ends_with(' ') {
+            out.push(' ');
+        }
+    }
+    out
 }

@@ -58,6 +58,23 @@ impl Lowering {
         };
         let group = raw.group.as_deref().map(|name| self.group(file, at, name));
         let shadow = self.shadow(file, at, raw, stage);
+        if let Some(Writes::Verify { read, .. }) = shadow.as_ref().map(|rule| &rule.writes) {
+            for name in read.names() {
+                // Of a path that has something for each of them.
+                let any = "/x".repeat(256);
+                let gives =
+                    |pattern: &PathPattern| pattern.parameters(&any).iter().any(|(it, _)| *it == name);
+                if !patterns.iter().all(|pattern| gives(pattern)) {
+                    self.error(
+                        "shadow_writes",
+                        file,
+                        format_args!("{at}.shadow.verify.read"),
+                        format!("`{{{name}}}` is nothing that each match of the route gives"),
+                        "names of the match, `{location}` or `{json.KEY}`",
+                    );
+                }
+            }
+        }
         self.ramp(file, at, raw);
         let policy = self.policy(file, at, raw, &patterns);
         for (number, id) in raw.after.iter().enumerate() {

@@ -185,8 +185,8 @@ const HEADERS: [Header; 16] = [
     Header {
         name: "access-control-allow-methods",
         kind: "methods of other origins",
-        same: &[("GET, PUT", "put,get")],
-        real: &[("GET, PUT", "GET"), ("GET", ""), ("GET", "GET, DELETE")],
+        same: &[("GET, PUT", "PUT,GET")],
+        real: &[("GET, PUT", "GET"), ("GET", ""), ("GET", "GET, DELETE"), ("PATCH", "patch")],
     },
     Header {
         name: "strict-transport-security",
