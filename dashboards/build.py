@@ -128,7 +128,7 @@ DASHBOARDS = {
         lines("Lost", "Copies that were not sent or not compared, by cause; primaries are never held up for one.", "reqps", ('sum by (route, cause) (rate(banyan_shadow_dropped_total{route=~"$route"}[$__rate_interval]))', "{{route}} {{cause}}")),
         lines("Verdicts", "Of all comparisons.", "reqps", ('sum by (verdict) (rate(banyan_comparisons_total{route=~"$route"}[$__rate_interval]))', "{{verdict}}")),
         lines("Controls", "Legacy asked twice: what differs there is noise.", "reqps", ('sum by (route, verdict) (rate(banyan_controls_total{route=~"$route"}[$__rate_interval]))', "{{route}} {{verdict}}")),
-        lines("Coverage", "Part of the route's kinds of requests that was compared.", "percentunit", ('min by (route) (banyan_coverage_ratio{route=~"$route"})', "{{route}}"), min=0, max=1),
+        lines("Coverage", "Part of the requests that the sample took that was compared.", "percentunit", ('min by (route) (banyan_coverage_ratio{route=~"$route"})', "{{route}}"), min=0, max=1),
         lines("Evidence store", "Writes of evidence that failed; the proxy goes on.", "short", ("sum(increase(banyan_evidence_store_errors_total[$__rate_interval]))", "errors")),
     ], [ROUTE]),
     "encapsulation": dashboard("encapsulation", "Encapsulation", "Connections on-prem: how many, from where, who waits, and who calls.", [

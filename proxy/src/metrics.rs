@@ -274,7 +274,7 @@ impl Metrics {
             ),
             shadow_dropped: counter(
                 "shadow_dropped_total",
-                "Sampled requests that were not compared, by cause.",
+                "Requests that could have been compared and were not, by cause.",
                 &["route", "cause"],
             ),
             comparisons: counter(

@@ -28,8 +28,11 @@ impl FromStr for Parity {
             confidence: confidence.trim().parse().map_err(|_| hint())?,
         };
         let certain = claim.confidence.0.get() == PPM || claim.matching.0.get() == PPM;
+        let empty = claim.confidence.0.get() == 0 || claim.matching.0.get() == 0;
         if certain {
             Err(format!("`{text}` claims 100%, which no finite sample can show"))
+        } else if empty {
+            Err(format!("`{text}` claims nothing"))
         } else {
             Ok(claim)
         }

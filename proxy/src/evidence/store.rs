@@ -65,14 +65,16 @@ impl EvidenceStore {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).remove(route)
     }
 
-    /// Of a route that goes: it may come again.
-    pub fn give_back(&self, route: &str, kept: Kept) {
-        let rows = [(route, kept)];
-        if let Err(error) = self.keep(&rows) {
-            tracing::warn!(route, %error, "evidence cannot be written; it stays in memory");
+    /// Of routes that go: they may come again.
+    pub fn give_back(&self, rows: Vec<(&str, Kept)>) {
+        if rows.is_empty() {
+            return;
         }
-        let [(_, kept)] = rows;
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).insert(route.to_owned(), kept);
+        if let Err(error) = self.keep(&rows) {
+            tracing::warn!(%error, "evidence cannot be written; it stays in memory");
+        }
+        let rows = rows.into_iter().map(|(route, kept)| (route.to_owned(), kept));
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).extend(rows);
     }
 
     /// Writes hours that have changed; without a file there is nothing to do.

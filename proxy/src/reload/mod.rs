@@ -402,16 +402,15 @@ impl Reloader {
         if let Some(fleet) = &self.fleet {
             fleet.serve(serving.table.revision.as_str(), self.state.revision);
         }
-        for (route, runtime) in
-            before.iter().flat_map(|before| before.table.routes.iter().zip(&before.routes))
-        {
-            if serving.table.position(&route.id).is_none() {
-                runtime.metrics.forget(&self.metrics, &route.id);
-                if let Some(evidence) = runtime.evidence_if_any() {
-                    self.store.give_back(&route.id, evidence.whole(SystemTime::now()));
-                }
-            }
+        let gone = before.iter().flat_map(|before| before.table.routes.iter().zip(&before.routes));
+        let gone = gone.filter(|(route, _)| serving.table.position(&route.id).is_none());
+        let (mut found, now) = (Vec::new(), SystemTime::now());
+        for (route, runtime) in gone {
+            runtime.metrics.forget(&self.metrics, &route.id);
+            let whole = runtime.evidence_if_any().map(|evidence| evidence.whole(now));
+            found.extend(whole.filter(|it| !it.windows.is_empty()).map(|whole| (&*route.id, whole)));
         }
+        self.store.give_back(found);
         // Counted afterwards: thousands of gauges must not stand between a rule and its first request.
         self.metrics.config_info.reset();
         self.metrics.config_info.with_label_values(&[serving.table.revision.as_str()]).set(1);

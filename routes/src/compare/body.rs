@@ -108,7 +108,17 @@ fn charsets(a: &str, b: &str, body: &[u8], rules: &Rules, found: &mut Vec<Differ
     let plain = body.is_ascii() && is_ascii_compatible(one.charset) && is_ascii_compatible(other.charset);
     if one.charset != other.charset && !plain {
         named("header.content-type", Kind::Charset, one.charset, other.charset, rules, found);
+    } else if is_unsaid(Format::of(&bare(a)), &one, &other) {
+        named("header.content-type", Kind::Charset, one.charset, "", rules, found);
     }
+}
+
+/// Serverless leaves to a guess what legacy says. JSON and XML have a set of their own where nothing is said.
+fn is_unsaid(format: Format, legacy: &Decoded<'_>, serverless: &Decoded<'_>) -> bool {
+    matches!(format, Format::Html | Format::Text)
+        && !legacy.guessed
+        && serverless.guessed
+        && !serverless.text.is_ascii()
 }
 
 /// A difference of two names, unless the rules say it is none; whether it was told.
@@ -173,10 +183,12 @@ fn bodies(
     if one.damaged || other.damaged {
         return bytes(walker, a, b, prefix);
     }
-    if one.charset != other.charset && !(one.text.is_ascii() && other.text.is_ascii()) {
+    let unsaid = is_unsaid(format, &one, &other);
+    if unsaid || one.charset != other.charset && !(one.text.is_ascii() && other.text.is_ascii()) {
         let path =
             if prefix.is_empty() { "header.content-type".to_owned() } else { format!("{prefix}charset") };
-        named(&path, Kind::Charset, one.charset, other.charset, walker.rules, walker.found);
+        let (here, there) = (one.charset, if unsaid { "" } else { other.charset });
+        named(&path, Kind::Charset, here, there, walker.rules, walker.found);
     }
     documents(walker, format, &one, &other, prefix)
 }
