@@ -145,6 +145,13 @@ fn documents_that_would_take_too_long_are_given_up_at_once() {
     let lines = |part: usize| counted(1_990, &|line| format!("{part} {line}\n"));
     let documents = [
         ("text/html", "<div>".repeat(50_000)),
+        // Where a scan of tags could lose its way, and a parser does not.
+        ("text/html", ["<p a=b\">", &"<div>".repeat(50_000)].concat()),
+        ("text/html", ["<!-->", &"<div>".repeat(50_000)].concat()),
+        ("text/html", ["<svg><title>", &"<div>".repeat(50_000)].concat()),
+        ("text/html", "<b><div></b>".repeat(20_000)),
+        ("text/html", "<span><div></span>".repeat(20_000)),
+        ("text/html", "<div><object></div>".repeat(20_000)),
         ("text/html", "<rt>".repeat(20_000)),
         ("text/html", "<optgroup>".repeat(20_000)),
         (
@@ -288,6 +295,73 @@ fn changed(value: &mut Value) -> bool {
         Value::Number(_) => {
             *value = json!("was a number");
             true
+        }
+    }
+}
+
+/// Pieces of pages, put together by chance.
+fn soup() -> impl Strategy<Value = String> {
+    let piece = prop::sample::select(vec![
+        "<div>",
+        "</div>",
+        "<span>",
+        "</span>",
+        "<b>",
+        "</b>",
+        "<a href=x>",
+        "</a>",
+        "<p>",
+        "</p>",
+        "<table>",
+        "</table>",
+        "<tr>",
+        "<td>",
+        "</td>",
+        "<ul>",
+        "<li>",
+        "</ul>",
+        "<svg>",
+        "</svg>",
+        "<circle/>",
+        "<title>",
+        "</title>",
+        "<object>",
+        "</object>",
+        "<select>",
+        "<option>",
+        "</select>",
+        "<form>",
+        "</form>",
+        "<rt>",
+        "<button>",
+        "</button>",
+        "<template>",
+        "</template>",
+        "<!-->",
+        "<!-- x -->",
+        "<p a=b\">",
+        "<p a=\"",
+        "\">",
+        "x < y",
+        "<h1>",
+        "</h1>",
+        "<nobr>",
+        "<math>",
+        "<mi>",
+        "</math>",
+    ]);
+    (prop::collection::vec(piece, 1..6), 300..600_usize)
+        .prop_map(|(pieces, times)| pieces.concat().repeat(times))
+}
+
+proptest! {
+    /// What is let through to the parser comes out of it as deep as a walk may go, or a few times that: never by the length of the page.
+    #[test]
+    fn what_is_parsed_is_not_deep(page in soup()) {
+        if !banyan_routes::compare::bounds::is_too_much_html(&page) {
+            let parsed = scraper::Html::parse_document(&page);
+            let deepest = parsed.tree.nodes().map(|node| node.ancestors().count()).max().unwrap_or_default();
+            prop_assert!(deepest <= 2 * banyan_routes::compare::bounds::NESTED_MAX, "{deepest}: {page}");
         }
     }
 }

@@ -131,11 +131,12 @@ impl Evidence {
     /// All of it, for a route that goes.
     pub fn whole(&self, now: SystemTime) -> Kept {
         let ledger = self.folded(now);
-        Kept {
-            identity: ledger.identity,
-            windows: ledger.windows.clone(),
-            clusters: ledger.clusters.values().cloned().collect(),
+        let mut windows = ledger.windows.clone();
+        for hour in &ledger.dirty {
+            // One that is gone is written empty.
+            windows.entry(*hour).or_default();
         }
+        Kept { identity: ledger.identity, windows, clusters: ledger.clusters.values().cloned().collect() }
     }
 
     /// What is compared from now on, and how: backends and rules. Under another identity, what was found says nothing any more.

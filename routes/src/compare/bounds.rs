@@ -16,8 +16,65 @@ const UNCLOSED: [&str; 25] = [
 /// Those that are opened again. WHATWG HTML, section 13.2.4.3.
 const FORMATTING: [&str; 14] =
     ["a", "b", "big", "code", "em", "font", "i", "nobr", "s", "small", "strike", "strong", "tt", "u"];
-/// In these, an element may end in its own tag.
+/// In these, an element may end in its own tag, and none holds text alone.
 const FOREIGN: [&str; 2] = ["svg", "math"];
+/// Beside special and formatting elements, those that end what is foreign and go on without it. WHATWG HTML, section 13.2.6.5.
+const LEAVING: [&str; 5] = ["ruby", "span", "sub", "sup", "var"];
+/// Past these, an end tag closes nothing. WHATWG HTML, section 13.2.4.2.
+const BARRIERS: [&str; 9] =
+    ["applet", "caption", "marquee", "math", "object", "select", "svg", "table", "template"];
+/// Those that are closed with all that is open in them, and that no other end tag closes. The same section; those that end by themselves are left out.
+const SPECIAL: [&str; 49] = [
+    "address",
+    "applet",
+    "article",
+    "aside",
+    "blockquote",
+    "body",
+    "button",
+    "caption",
+    "center",
+    "colgroup",
+    "details",
+    "dialog",
+    "dir",
+    "div",
+    "dl",
+    "fieldset",
+    "figcaption",
+    "figure",
+    "footer",
+    "form",
+    "frameset",
+    "h1",
+    "h2",
+    "h3",
+    "h4",
+    "h5",
+    "h6",
+    "head",
+    "header",
+    "hgroup",
+    "html",
+    "iframe",
+    "listing",
+    "main",
+    "marquee",
+    "menu",
+    "nav",
+    "noscript",
+    "object",
+    "ol",
+    "pre",
+    "search",
+    "section",
+    "select",
+    "summary",
+    "table",
+    "template",
+    "ul",
+    "xmp",
+];
 /// What is inside is text.
 const VERBATIM: [&str; 4] = ["script", "style", "textarea", "title"];
 
@@ -33,7 +90,7 @@ struct Tag {
 }
 
 fn tag(text: &str) -> Tag {
-    let (mut quote, mut names, mut spaced) = (None, 0, true);
+    let (mut quote, mut names, mut spaced, mut value) = (None, 0, true, false);
     for (at, byte) in text.bytes().enumerate() {
         match quote {
             Some(open) if byte == open => quote = None,
@@ -41,8 +98,10 @@ fn tag(text: &str) -> Tag {
             None if byte == b'>' => {
                 return Tag { end: at, attributes: names, closed: text[..at].ends_with('/') };
             }
-            None if matches!(byte, b'"' | b'\'') => quote = Some(byte),
+            // Anywhere else it is a letter.
+            None if value && matches!(byte, b'"' | b'\'') => (quote, value) = (Some(byte), false),
             None => {
+                value = byte == b'=' || value && byte.is_ascii_whitespace();
                 let space = byte.is_ascii_whitespace() || byte == b'/';
                 names += usize::from(spaced && !space);
                 spaced = space;
@@ -52,6 +111,38 @@ fn tag(text: &str) -> Tag {
     Tag { end: text.len(), attributes: names, closed: false }
 }
 
+/// What follows a comment of HTML; one that is not closed goes on to the end.
+fn after_comment(comment: &str) -> &str {
+    if let Some(rest) = comment.strip_prefix('>').or_else(|| comment.strip_prefix("->")) {
+        return rest;
+    }
+    let ends = ["-->", "--!>"].iter().filter_map(|end| comment.find(end).map(|at| at + end.len()));
+    ends.min().map_or("", |end| &comment[end..])
+}
+
+/// What an end tag leaves open. Where parsers differ in what it closes, less is closed here than there.
+fn close(open: &mut Vec<&str>, name: &str) {
+    let Some(at) = open.iter().rposition(|it| it.eq_ignore_ascii_case(name)) else { return };
+    let inside = &open[at + 1..];
+    if inside.iter().any(|it| is_one_of(&BARRIERS, it)) {
+        return;
+    }
+    let leaves = |it: &&str| [&SPECIAL[..], &FORMATTING, &LEAVING].iter().any(|names| is_one_of(names, it));
+    // A form is closed by itself, whatever has been opened in it.
+    let alone = name.eq_ignore_ascii_case("form") || is_one_of(&FOREIGN, name) && inside.iter().any(leaves);
+    if alone {
+        open.remove(at);
+    } else if is_one_of(&SPECIAL, name) || !inside.iter().any(|it| is_one_of(&SPECIAL, it)) {
+        // Formatting that was not closed is opened again in what follows.
+        let again: Vec<&str> = inside.iter().copied().filter(|it| is_one_of(&FORMATTING, it)).collect();
+        open.truncate(at);
+        open.extend(again);
+    } else if is_one_of(&FORMATTING, name) {
+        // What stands in it stays open.
+        open.remove(at);
+    }
+}
+
 pub fn is_too_much_html(text: &str) -> bool {
     let mut open: Vec<&str> = Vec::new();
     let (mut formatting, mut reopened) = (0, 0);
@@ -59,7 +150,7 @@ pub fn is_too_much_html(text: &str) -> bool {
     while let Some(at) = memchr::memchr(b'<', rest.as_bytes()) {
         rest = &rest[at + 1..];
         if let Some(comment) = rest.strip_prefix("!--") {
-            rest = comment.find("-->").map_or("", |end| &comment[end + 3..]);
+            rest = after_comment(comment);
             continue;
         }
         let closes = rest.starts_with('/');
@@ -71,12 +162,8 @@ pub fn is_too_much_html(text: &str) -> bool {
             continue;
         }
         if closes {
-            // One that closes nothing near is nothing to a parser either.
-            let near = open.iter().rev().take(8).position(|it| it.eq_ignore_ascii_case(name));
-            if let Some(back) = near {
-                open.truncate(open.len() - 1 - back);
-                formatting = open.iter().filter(|it| is_one_of(&FORMATTING, it)).count();
-            }
+            close(&mut open, name);
+            formatting = open.iter().filter(|it| is_one_of(&FORMATTING, it)).count();
             continue;
         }
         let tag = tag(after);
@@ -85,11 +172,11 @@ pub fn is_too_much_html(text: &str) -> bool {
         if tag.attributes > ATTRIBUTES_MAX || reopened > REOPENED_MAX {
             return true;
         }
-        let ends = tag.closed && open.iter().any(|it| is_one_of(&FOREIGN, it));
-        if is_one_of(&UNCLOSED, name) || ends {
+        let foreign = open.iter().any(|it| is_one_of(&FOREIGN, it));
+        if is_one_of(&UNCLOSED, name) && !foreign || tag.closed && foreign {
             continue;
         }
-        if is_one_of(&VERBATIM, name) {
+        if is_one_of(&VERBATIM, name) && !foreign {
             let lower = |window: &[u8]| window.eq_ignore_ascii_case(name.as_bytes());
             let closed = memchr::memmem::find_iter(rest.as_bytes(), b"</")
                 .find(|at| rest.as_bytes().get(at + 2..at + 2 + name.len()).is_some_and(lower));
