@@ -261,6 +261,29 @@ def test_term_cuts_no_request_in_flight_and_ends_when_idle(start):
     assert len(banyan.log_lines(21)) == 21, "the access log is flushed"
 
 
+def test_series_of_routes_follow_the_rules(start):
+    airline = start(Airline)
+    head = f'version: 1\nbackends: {{l: {{urls: ["http://127.0.0.1:{airline.legacy}"]}}}}\n'
+    route = lambda name, stage: f"{{id: {name}, match: {{prefix: /{name}}}, legacy: l, serverless: l, cohort: c, stage: {stage}}}"  # noqa: E731
+    rules = lambda *routes: f"{head}cohorts: {{c: {{key: [client.ip]}}}}\nroutes: [{', '.join(routes)}]\n"  # noqa: E731
+    banyan = start(Banyan, rules(route("a", "legacy"), route("b", "canary, share: 10%"), route("c", "legacy")))
+
+    def series():
+        lines = banyan.api("/metrics")[1].splitlines()
+        return {line for line in lines if line.startswith(("banyan_route_stage{", "banyan_route_share_ratio{"))}
+
+    share = lambda name, value: {f'banyan_route_share_ratio{{kind="{kind}",route="{name}"}} {value}' for kind in ("actual", "approved")}  # noqa: E731
+    stage = lambda name, value: {f'banyan_route_stage{{route="{name}",stage="{value}"}} 1'}  # noqa: E731
+    same = stage("c", "legacy") | share("c", 0)
+    assert series() == same | stage("a", "legacy") | share("a", 0) | stage("b", "canary") | share("b", 0.1)
+    banyan.write_rules(rules(route("b", "canary, share: 25%"), route("c", "legacy"), route("a", "serverless")))
+    wait_for("the new", lambda: series() == same | stage("a", "serverless") | share("a", 1) | stage("b", "canary") | share("b", 0.25))
+    banyan.write_rules(rules(route("c", "legacy"), route("d", "legacy")))
+    wait_for("those that stay", lambda: series() == same | stage("d", "legacy") | share("d", 0))
+    banyan.write_rules(rules(route("c", "legacy"), route("a", "legacy")))
+    wait_for("one that came back", lambda: series() == same | stage("a", "legacy") | share("a", 0))
+
+
 def test_it_is_safe_as_process_1(start, tmp_path):
     if os.geteuid() != 0:
         pytest.fail("needs root for a PID namespace; `make test` runs as root in CI")

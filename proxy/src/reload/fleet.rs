@@ -104,7 +104,7 @@ impl Reloader {
             fleet.serve(serving.table.revision.as_str(), self.state.revision);
         }
         self.live.publish(Live::new(serving, self.kills(), self.served.clone()));
-        self.count_shares();
+        self.count_routes();
         self.count_kills();
     }
 }

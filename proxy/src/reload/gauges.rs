@@ -4,7 +4,25 @@
 
 use super::Reloader;
 use crate::metrics::ROUTES_NAMED_MAX;
+use banyan_routes::ids::SharePpm;
+use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the gauges of each route say now.
+#[derive(Default)]
+pub(super) struct ShownRoutes {
+    turn: u64,
+    routes: HashMap<Box<str>, Shown>,
+}
+
+#[derive(Clone, Copy)]
+struct Shown {
+    /// The last time it was looked at: others have gone since.
+    turn: u64,
+    stage: &'static str,
+    approved: SharePpm,
+    actual: SharePpm,
+}
 
 impl Reloader {
     /// For who shows it, once a second.
@@ -42,17 +60,43 @@ impl Reloader {
         }
     }
 
-    pub(super) fn count_shares(&self) {
-        self.metrics.route_share.reset();
+    /// Of ten thousand routes a reload changes one: only what differs is said again, and no series is away meanwhile.
+    pub(super) fn count_routes(&mut self) {
         let Some(serving) = &self.serving else { return };
+        self.shown.turn = self.shown.turn.wrapping_add(1);
         for route in serving.table.routes.iter().take(ROUTES_NAMED_MAX) {
             let last = route.ramp.as_ref().and_then(|ramp| ramp.steps.last());
             let approved = last.map_or(route.stage.share(), |step| step.at);
             let actual =
                 self.served.routes.get(&*route.id).map_or(route.stage.share(), |it| it.effective(route));
-            self.metrics.route_share.with_label_values(&[&*route.id, "approved"]).set(approved.ratio());
-            self.metrics.route_share.with_label_values(&[&*route.id, "actual"]).set(actual.ratio());
+            let now = Shown { turn: self.shown.turn, stage: route.stage.as_str(), approved, actual };
+            let before = match self.shown.routes.get_mut(&route.id) {
+                Some(shown) => Some(std::mem::replace(shown, now)),
+                None => self.shown.routes.insert(route.id.clone(), now),
+            };
+            if before.is_none_or(|before| before.approved != approved || before.actual != actual) {
+                self.metrics.route_share.with_label_values(&[&*route.id, "approved"]).set(approved.ratio());
+                self.metrics.route_share.with_label_values(&[&*route.id, "actual"]).set(actual.ratio());
+            }
+            if before.is_none_or(|before| before.stage != now.stage) {
+                if let Some(before) = before {
+                    let _ = self.metrics.route_stage.remove_label_values(&[&*route.id, before.stage]);
+                }
+                self.metrics.route_stage.with_label_values(&[&*route.id, now.stage]).set(1);
+            }
         }
+        let ShownRoutes { turn, routes } = &mut self.shown;
+        routes.retain(|id, shown| {
+            let stays = shown.turn == *turn;
+            if !stays {
+                // They are there: they were set when this was noted.
+                let _ = self.metrics.route_stage.remove_label_values(&[&**id, shown.stage]);
+                for which in ["approved", "actual"] {
+                    let _ = self.metrics.route_share.remove_label_values(&[&**id, which]);
+                }
+            }
+            stays
+        });
     }
 
     pub(super) fn count_kills(&self) {

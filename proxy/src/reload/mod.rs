@@ -21,7 +21,7 @@ use crate::attribution::Attributions;
 use crate::discovery::Discovery;
 use crate::evidence::store::EvidenceStore;
 use crate::live::{Live, LiveTable, RouteRuntime, Serving};
-use crate::metrics::{Metrics, ROUTES_NAMED_MAX};
+use crate::metrics::Metrics;
 use crate::rule_dir;
 use crate::settings::{Mode, Settings};
 use crate::state::fleet::Fleet;
@@ -102,6 +102,7 @@ pub struct Reloader {
     webhooks: webhooks::Webhooks,
     discovery: Arc<Discovery>,
     cache: ReadCache,
+    shown: gauges::ShownRoutes,
 }
 
 impl Reloader {
@@ -146,6 +147,7 @@ impl Reloader {
             failures: ceilings::Failures::default(),
             discovery,
             cache: ReadCache::default(),
+            shown: gauges::ShownRoutes::default(),
         }
     }
 
@@ -414,11 +416,7 @@ impl Reloader {
         // Counted afterwards: thousands of gauges must not stand between a rule and its first request.
         self.metrics.config_info.reset();
         self.metrics.config_info.with_label_values(&[serving.table.revision.as_str()]).set(1);
-        self.metrics.route_stage.reset();
-        for route in serving.table.routes.iter().take(ROUTES_NAMED_MAX) {
-            self.metrics.route_stage.with_label_values(&[&*route.id, route.stage.as_str()]).set(1);
-        }
-        self.count_shares();
+        self.count_routes();
         self.count_kills();
         self.look_for_silence(&serving);
     }
