@@ -98,6 +98,17 @@ def upstream(folder):
     return Running("upstream", ["nginx", "-c", folder / "up.conf"], port, LOAD_CORE, folder)
 
 
+class Rules:
+    """Rules of a peer as files: prepared beside those that serve, which may take a while, and then applied at once."""
+
+    def __init__(self, prepare, apply):
+        self.prepare, self.apply = prepare, apply
+
+    def __call__(self, version):
+        self.prepare(version)
+        self.apply()
+
+
 def ports(running, tls, h2):
     running.tls_port, running.h2_port = tls, h2
     return running
@@ -127,7 +138,7 @@ def nginx(folder, up, routes, version=0, alone=False, tls=None, h2=False):
 
     write(version)
     running = Running("nginx", ["nginx", "-c", conf, *(["-g", "master_process off;"] if alone else [])], port, PROXY_CORE, folder)
-    return ports(running, tls_port, h2_port), lambda v: (write(v), os.kill(running.process.pid, signal.SIGHUP))
+    return ports(running, tls_port, h2_port), Rules(write, lambda: os.kill(running.process.pid, signal.SIGHUP))
 
 
 def haproxy(folder, up, routes, version=0, alone=False, tls=None, h2=False):
@@ -148,7 +159,7 @@ def haproxy(folder, up, routes, version=0, alone=False, tls=None, h2=False):
 
     write(version)
     running = Running("haproxy", ["haproxy", *([] if alone else ["-W"]), "-db", "-f", conf], port, PROXY_CORE, folder)
-    return ports(running, tls_port, h2_port), lambda v: (write(v), os.kill(running.process.pid, signal.SIGUSR2))
+    return ports(running, tls_port, h2_port), Rules(write, lambda: os.kill(running.process.pid, signal.SIGUSR2))
 
 
 def envoy(folder, up, routes, version=0, tls=None, h2=False):
@@ -163,10 +174,9 @@ def envoy(folder, up, routes, version=0, tls=None, h2=False):
             "response_headers_to_add": [{"header": {"key": "x-rule", "value": str(version)}}],
             "virtual_hosts": [{"name": "v", "domains": ["*"], "routes": [*(route(f"/svc{n}/") for n in range(routes)), route("/")]}],
         }
-        beside = folder / "rds.new"
-        beside.write_text(json.dumps({"version_info": str(version), "resources": [table]}))
-        beside.rename(rds / "rds.json")
+        (folder / "rds.new").write_text(json.dumps({"version_info": str(version), "resources": [table]}))
 
+    write = Rules(write, lambda: (folder / "rds.new").rename(rds / "rds.json"))
     write(version)
     manager = {
         "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
@@ -216,11 +226,8 @@ def banyan(folder, up, routes, version=0, log="off", env=None, tls=None, h2=Fals
     shutil.rmtree(rules, ignore_errors=True)
     rules.mkdir()
 
-    def write(version):
-        beside = folder / "rules.new"
-        banyan_rules(beside, up, routes, version)
-        beside.rename(rules / "rules.yaml")
-
+    beside = folder / "rules.new"
+    write = Rules(lambda version: banyan_rules(beside, up, routes, version), lambda: beside.rename(rules / "rules.yaml"))
     write(version)
     access = log if log == "off" else str(folder / "access.log")
     listeners = [f'{{name: plain, address: "127.0.0.1:{port}"}}']
