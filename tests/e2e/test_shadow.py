@@ -334,12 +334,62 @@ def test_a_full_queue_drops_and_counts(start, sides):
     origin = Origin(lambda connection, data: time.sleep(60))
     banyan = start(Banyan, rules(sides[0], origin.port, extra=", timeouts: {first_byte: 60s}"))
     connection = http.client.HTTPConnection("127.0.0.1", banyan.port, timeout=10)
-    # 64 under way and 1,024 waiting; what comes then is dropped at once.
+    # 64 under way and nobody who comes for the next: what is asked from then on is dropped at once, and does not grow old in the queue.
     for _ in range(1300):
         connection.request("GET", "/same")
         assert connection.getresponse().read().decode() == LEGACY["/same"]
-    assert wait_for("drops", lambda: banyan.metric("banyan_shadow_dropped_total", route="r", cause="queue_full")) >= 100
-    assert evidence(banyan)["dropped"] >= 100
+    assert wait_for("drops", lambda: banyan.metric("banyan_shadow_dropped_total", route="r", cause="queue_full")) >= 900
+    assert evidence(banyan)["dropped"] >= 900
+
+
+def test_a_slow_shadow_does_not_hold_up_the_copies_of_others(start, sides):
+    hung = Origin(lambda connection, data: time.sleep(60))
+    route = lambda name, serverless: f"{{id: {name}, match: {{prefix: /{name}}}, legacy: old, serverless: {serverless}, stage: shadow, effects: safe, shadow: {{sample: 100%}}, timeouts: {{first_byte: 60s}}}}"  # noqa: E731
+    banyan = start(Banyan, f"""
+version: 1
+backends:
+  old: {{urls: ["http://127.0.0.1:{sides[0]}"]}}
+  new: {{urls: ["http://127.0.0.1:{sides[1]}"]}}
+  hung: {{urls: ["http://127.0.0.1:{hung.port}"]}}
+routes: [{route("slow", "hung")}, {route("same", "new")}]
+""")
+    connection = http.client.HTTPConnection("127.0.0.1", banyan.port, timeout=10)
+    for number in range(800):
+        connection.request("GET", "/same" if number % 4 == 0 else "/slow")
+        connection.getresponse().read()
+    told = lambda name: banyan.api(f"/api/v1/evidence/{name}")[1]  # noqa: E731
+    assert wait_for("all of the other", lambda: (it := told("same"))["compared"] == 200 and it)["dropped"] == 0
+    assert told("slow")["dropped"] >= 300 and told("slow")["compared"] == 0
+
+
+def test_a_shadow_that_was_behind_is_asked_again_once_it_keeps_up(start, sides):
+    slow = threading.Event()
+    slow.set()
+
+    def answer(connection, _):
+        if slow.is_set():
+            time.sleep(1)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    banyan = start(Banyan, rules(sides[0], Origin(answer).port))
+    connection = http.client.HTTPConnection("127.0.0.1", banyan.port, timeout=10)
+
+    def ask(number):
+        for _ in range(number):
+            connection.request("GET", "/same")
+            assert connection.getresponse().read().decode() == LEGACY["/same"]
+
+    ask(500)
+    assert wait_for("drops", lambda: banyan.metric("banyan_shadow_dropped_total", route="r", cause="queue_full")) > 0
+    slow.clear()
+    settled = lambda it: it["compared"] + it["dropped"] + it["inconclusive"] == it["sampled"]
+    wait_for("what was taken is compared", lambda: settled(evidence(banyan)))
+    before = evidence(banyan)
+    for _ in range(10):
+        ask(10)
+        time.sleep(0.05)
+    after = wait_for("all of them", lambda: (it := evidence(banyan))["compared"] == before["compared"] + 100 and it)
+    assert after["dropped"] == before["dropped"] and after["sampled"] == 600
 
 
 UUID = "{:08x}-0000-4000-8000-{:012x}"

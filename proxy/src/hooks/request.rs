@@ -307,12 +307,10 @@ fn sampled(
     }
     evidence.sampled.fetch_add(1, Ordering::Relaxed);
     // What would be dropped in the end costs nothing when it is dropped now.
-    let rests = side
-        .and_then(|side| route.backend(side))
-        .is_some_and(|at| live.serving.backends[at as usize].shadow_breaker.is_open());
-    let loss = if rests {
+    let backend = side.and_then(|side| route.backend(side)).map(|at| &live.serving.backends[at as usize]);
+    let loss = if backend.is_some_and(|it| it.shadow_breaker.is_open()) {
         Some(Loss::Breaker)
-    } else if !shared.shadow.has_room() {
+    } else if backend.is_some_and(|it| it.places.is_behind()) || !shared.shadow.has_room() {
         Some(Loss::QueueFull)
     } else {
         None

@@ -3,6 +3,7 @@
 //! Input: exchanges from the queue. Output: evidence and metrics. Must not: touch a worker, a backend's primary connections,
 //! or anything a client waits for; a failure here costs one exchange.
 
+pub mod line;
 pub mod send;
 pub mod control;
 pub mod judge;
@@ -12,7 +13,7 @@ use crate::context::Context;
 use crate::evidence::Finished;
 use crate::evidence::store::EvidenceStore;
 use crate::hooks::rewrite;
-use crate::live::{Live, RouteRuntime};
+use crate::live::Live;
 use crate::metrics::Metrics;
 use crate::shadow::queue::{Exchange, drop_exchange};
 use crate::shadow::tee::Budget;
@@ -28,12 +29,13 @@ use bytes::Bytes;
 use control::Controls;
 use http::{Method, header};
 use judge::{Raw, judge};
+use line::{Line, backend, runtime};
 use pingora_error::ErrorType;
 use pingora_http::RequestHeader;
 use send::{Copy, NO_CONNECTION, Sender, Shadowed};
 use std::borrow::Cow;
-use std::collections::{HashMap, VecDeque};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -68,10 +70,11 @@ impl Drop for PanicGuard {
 /// sending.
 const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(30);
-/// Copies under way at one time.
-const CONCURRENCY: usize = 64;
-/// Writes that wait until they can be seen.
+/// Copies under way at one time, of which one backend gets `targets::places::PLACES`: one that is slow leaves room for others.
+const LANES_MAX: usize = 256;
+/// Writes that wait until they can be seen, and those that are being looked at.
 const LAGGING_MAX: usize = 1_024;
+const READS_MAX: usize = 64;
 /// Those that begin on a batch, each of which sends one copy after the other over the connection it has; and after how long as many again, and twice
 /// as many the next time, help them. A shadow that is fast is asked by few, whose connections and buffers stay warm; one that is slow by all.
 const LANES: usize = 4;
@@ -84,9 +87,10 @@ pub struct Mirror {
     spans: SpanSender,
     controls: Mutex<HashMap<Box<str>, Controls>>,
     /// Taken from the queue, and not begun.
-    waiting: Mutex<VecDeque<Exchange>>,
-    permits: Arc<Semaphore>,
+    line: Line,
+    lanes: Arc<Semaphore>,
     lagging: Arc<Semaphore>,
+    reads: Semaphore,
 }
 
 /// Why a copy has no answer.
@@ -105,30 +109,34 @@ impl Mirror {
         spans: SpanSender,
     ) -> Mirror {
         let sender = Sender::new(budget);
-        let (controls, waiting) = Default::default();
-        let [permits, lagging] = [CONCURRENCY, LAGGING_MAX].map(|most| Arc::new(Semaphore::new(most)));
-        Mirror { sender, metrics, store, spans, controls, waiting, permits, lagging }
+        let (controls, line) = Default::default();
+        let [lanes, lagging] = [LANES_MAX, LAGGING_MAX].map(|most| Arc::new(Semaphore::new(most)));
+        let reads = Semaphore::new(READS_MAX);
+        Mirror { sender, metrics, store, spans, controls, line, lanes, lagging, reads }
     }
 
     /// Runs until the queue is closed. Call on the shadow's own runtime.
     pub async fn run(self: Arc<Mirror>, mut queue: Receiver<Exchange>) {
         let mut batch = Vec::with_capacity(BATCH);
-        while queue.recv_many(&mut batch, BATCH).await > 0 {
+        while self.take(&mut queue, &mut batch).await {
             let full = batch.len() == BATCH;
-            self.waiting().extend(batch.drain(..));
-            let mut lanes = LANES;
-            loop {
-                let waiting = self.waiting().len();
-                for _ in 0..lanes.min(waiting) {
-                    // What waits here waits in the queue's place, which is bounded and counted.
-                    let Ok(permit) = self.permits.clone().acquire_owned().await else { return };
+            self.line.extend(&mut batch);
+            for late in batch.drain(..) {
+                drop_exchange(&self.metrics, &late, Loss::QueueFull);
+            }
+            let (mut lanes, mut before) = (LANES, self.line.len());
+            while before > 0 {
+                for _ in 0..lanes.min(before) {
+                    let Ok(permit) = self.lanes.clone().try_acquire_owned() else { break };
                     tokio::spawn(self.clone().lane(permit));
                 }
                 tokio::time::sleep(STEP).await;
-                if self.waiting().is_empty() {
+                let waiting = self.line.len();
+                if waiting == before {
+                    self.line.fall_behind();
                     break;
                 }
-                lanes = CONCURRENCY.min(lanes * 2);
+                (lanes, before) = (lanes * 2, waiting);
             }
             if !full {
                 tokio::time::sleep(PAUSE).await;
@@ -136,20 +144,30 @@ impl Mirror {
         }
     }
 
+    /// What the queue has, once it has something; for those who wait already somebody looks again soon. `false`: no more will come.
+    async fn take(&self, queue: &mut Receiver<Exchange>, batch: &mut Vec<Exchange>) -> bool {
+        let taken = queue.recv_many(batch, BATCH);
+        match self.line.is_empty() {
+            true => taken.await > 0,
+            false => {
+                tokio::time::timeout(PAUSE, taken).await.is_ok_and(|taken| taken > 0) || !queue.is_closed()
+            }
+        }
+    }
+
     /// Sends what waits, one after the other, until nothing does.
     async fn lane(self: Arc<Mirror>, _permit: OwnedSemaphorePermit) {
-        loop {
-            let Some(exchange) = self.waiting().pop_front() else { break };
+        while let Some((exchange, _place)) = self.line.next() {
             match verifies(&exchange) {
                 Some(lag) => self.later(exchange, lag),
-                None => self.guarded(exchange).await,
+                None => self.guarded(&exchange).await,
             }
         }
         self.sender.rest().await;
     }
 
-    async fn guarded(&self, exchange: Exchange) {
-        let mut guard = PanicGuard::new(self, &exchange);
+    async fn guarded(&self, exchange: &Exchange) {
+        let mut guard = PanicGuard::new(self, exchange);
         self.one(exchange).await;
         guard.finished = true;
     }
@@ -162,23 +180,18 @@ impl Mirror {
         let this = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(lag).await;
-            let Ok(_permit) = this.permits.acquire().await else { return };
+            let Ok(_place) = this.reads.acquire().await else { return };
             drop(waits);
-            this.guarded(exchange).await;
+            this.guarded(&exchange).await;
         });
     }
 
-    fn waiting(&self) -> MutexGuard<'_, VecDeque<Exchange>> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn one(&self, exchange: Exchange) {
-        let live = exchange.ask.live.clone();
-        let route = live.serving.table.route(exchange.ask.found.route);
+    async fn one(&self, exchange: &Exchange) {
+        let route = exchange.ask.live.serving.table.route(exchange.ask.found.route);
         let Some(rule) = &route.shadow else { return };
         match (&rule.writes, exchange.capture.shadow) {
-            (Writes::Verify { read, .. }, None) => Box::pin(self.verify(&exchange, route, rule, read)).await,
-            (_, Some(side)) => self.copy(&exchange, route, rule, side).await,
+            (Writes::Verify { read, .. }, None) => Box::pin(self.verify(exchange, route, rule, read)).await,
+            (_, Some(side)) => self.copy(exchange, route, rule, side).await,
             (Writes::Off | Writes::Sandbox { .. }, None) => {}
         }
     }
@@ -186,8 +199,8 @@ impl Mirror {
     /// The copy and, now and then, legacy a second time.
     async fn copy(&self, exchange: &Exchange, route: &Route, rule: &ShadowRule, side: Side) {
         let capture = &exchange.capture;
-        let Some(backend) = backend(exchange, route, side) else { return };
-        if let Some(loss) = closed(&backend) {
+        let Some(backend) = backend(exchange, side) else { return };
+        if let Some(loss) = closed(backend) {
             return drop_exchange(&self.metrics, exchange, loss);
         }
         let ask = &exchange.ask;
@@ -198,16 +211,15 @@ impl Mirror {
             timeouts: Some(&route.policy.timeouts),
             max: rule.max_body_bytes as usize,
         };
-        let legacy = route.backend(Side::Legacy).map(|at| ask.live.serving.backends[at as usize].clone());
         let safe = !matches!(&rule.writes, Writes::Sandbox { .. } if !banyan_routes::table::is_safe(&ask.head.method));
-        let control = legacy.filter(|_| safe && self.may_control(route, rule));
+        let control = line::backend(exchange, Side::Legacy).filter(|_| safe && self.may_control(route, rule));
         // Either may come first, so that being second is not what differs.
         let control_first = rand::random_bool(0.5);
         let mut earlier = None;
-        if let Some(legacy) = control.as_ref().filter(|_| control_first) {
+        if let Some(legacy) = control.filter(|_| control_first) {
             earlier = self.sender.send(Context::shadow(ask, Side::Legacy), again(), legacy).await.ok();
         }
-        let answered = self.send(exchange, route, Context::copy(ask, side), again(), &backend).await;
+        let answered = self.send(exchange, route, Context::copy(ask, side), again(), backend).await;
         if answered.as_ref().err() == Some(&Missed::Connection) {
             return drop_exchange(&self.metrics, exchange, Loss::Connections);
         }
@@ -235,7 +247,7 @@ impl Mirror {
         let Some(legacy) = control else { return };
         let second = match control_first {
             true => earlier,
-            false => self.sender.send(Context::shadow(ask, Side::Legacy), again(), &legacy).await.ok(),
+            false => self.sender.send(Context::shadow(ask, Side::Legacy), again(), legacy).await.ok(),
         };
         let second = second.as_ref().map(raw);
         // In the order in which they were asked.
@@ -246,12 +258,12 @@ impl Mirror {
         let word = match pair {
             (Some(first), Some(second)) => {
                 let verdict = judge(Some(first), Some(second), &rule.rules, &ask.public_host);
-                self.runtime(exchange).evidence().control(identity(exchange), &verdict, SystemTime::now());
+                runtime(exchange).evidence().control(identity(exchange), &verdict, SystemTime::now());
                 word(&verdict)
             }
             _ => "inconclusive",
         };
-        let runtime = self.runtime(exchange);
+        let runtime = runtime(exchange);
         self.metrics
             .controls
             .with_label_values(&[runtime.metrics.name(&self.metrics, &route.id), word])
@@ -275,12 +287,12 @@ impl Mirror {
             .collect();
         let location = capture.headers.get(header::LOCATION).and_then(|it| it.to_str().ok());
         let decoded = crate::decode::decoded(&capture.headers, &capture.answer.bytes()).unwrap_or_default();
-        let backends = backend(exchange, route, Side::Legacy).zip(backend(exchange, route, Side::Serverless));
+        let backends = backend(exchange, Side::Legacy).zip(backend(exchange, Side::Serverless));
         let (Some(path), Some((legacy, serverless))) = (read.fill(&parameters, location, &decoded), backends)
         else {
             return drop_exchange(&self.metrics, exchange, Loss::Unsafe);
         };
-        if let Some(loss) = closed(&legacy).or_else(|| closed(&serverless)) {
+        if let Some(loss) = closed(legacy).or_else(|| closed(serverless)) {
             return drop_exchange(&self.metrics, exchange, loss);
         }
         let get = || -> pingora_error::Result<Copy<'_>> {
@@ -300,7 +312,7 @@ impl Mirror {
             Ok(Copy { head: Cow::Owned(head), http2: ask.http2, body: Bytes::new(), timeouts, max })
         };
         let mut answers = Vec::new();
-        for (side, backend) in [(Side::Legacy, &legacy), (Side::Serverless, &serverless)] {
+        for (side, backend) in [(Side::Legacy, legacy), (Side::Serverless, serverless)] {
             let Ok(copy) = get() else { return };
             let answer = self.send(exchange, route, Context::read_back(ask, side), copy, backend).await;
             if answer.as_ref().err() == Some(&Missed::Connection) {
@@ -347,7 +359,7 @@ impl Mirror {
             Err(_) => "failed",
         };
         backend.shadow_breaker.settle(sent.is_ok());
-        let runtime = self.runtime(exchange);
+        let runtime = runtime(exchange);
         runtime.metrics.count_shadow(&self.metrics, &route.id, word);
         sent.map_err(|_| Missed::Failed)
     }
@@ -360,7 +372,7 @@ impl Mirror {
         took: Option<(f64, f64)>,
         cold: bool,
     ) {
-        let (ask, runtime) = (&exchange.ask, self.runtime(exchange));
+        let (ask, runtime) = (&exchange.ask, runtime(exchange));
         runtime.metrics.count_verdict(&self.metrics, &route.id, word(verdict));
         let mut hash = Xxh3::new();
         let target = String::from_utf8_lossy(ask.head.raw_path());
@@ -379,10 +391,6 @@ impl Mirror {
             cold,
         };
         runtime.evidence().add(&finished, &self.store.redactor, SystemTime::now());
-    }
-
-    fn runtime<'a>(&self, exchange: &'a Exchange) -> &'a RouteRuntime {
-        &exchange.ask.live.serving.routes[exchange.ask.found.route as usize]
     }
 
     fn may_control(&self, route: &Route, rule: &ShadowRule) -> bool {
@@ -428,10 +436,6 @@ fn shadow_span(
     let took = start.elapsed().unwrap_or_default();
     let (kind, linked) = (Kind::Client, trace.parent);
     Span { trace, kind, linked, name: name.into(), start, took, failed, attributes }
-}
-
-fn backend(exchange: &Exchange, route: &Route, side: Side) -> Option<Arc<RunningBackend>> {
-    route.backend(side).map(|at| exchange.ask.live.serving.backends[at as usize].clone())
 }
 
 fn identity(exchange: &Exchange) -> u64 {

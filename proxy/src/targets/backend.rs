@@ -11,6 +11,7 @@ use crate::targets::breaker::{Breaker, millis};
 use crate::targets::dial::{Capped, Dial, keepalive};
 use crate::targets::function::RunningFunction;
 use crate::targets::live_breaker::{Admission, LiveBreaker};
+use crate::targets::places::Places;
 use crate::targets::supplies::{BreakerNews, Supplies};
 use crate::targets::tls_files;
 use crate::targets::token::RunningToken;
@@ -90,6 +91,8 @@ pub struct RunningBackend {
     /// Paths at which it has shown that it keeps shadows apart.
     proved: Mutex<BTreeSet<Box<str>>>,
     pub shadow_breaker: Breaker,
+    /// For copies.
+    pub places: Places,
     /// Where the rules give it one.
     pub breaker: Option<LiveBreaker>,
     news: Option<UnboundedSender<BreakerNews>>,
@@ -192,6 +195,7 @@ impl RunningBackend {
             token,
             proved: Mutex::default(),
             shadow_breaker: Breaker::default(),
+            places: Places::default(),
             breaker: definition.breaker.as_ref().map(LiveBreaker::new),
             news: supplies.news.get().cloned(),
             transitions: supplies.metrics.breaker_transitions.clone(),

@@ -8,6 +8,7 @@ pub mod breaker;
 pub mod live_breaker;
 pub mod dial;
 pub mod tunnel;
+pub mod places;
 pub mod backend;
 pub mod resolve;
 pub mod health;
