@@ -9,7 +9,7 @@ request comes from the kernel's run time of the proxy's own threads, which satur
 Works: plain (1 KiB and 64 KiB keep-alive; Banyan with all that is on by default, its access log in a file), post (4 KiB up), tls (a connection for each request, resumed), h2
 (to HTTP/1.1), rate (as much as arrives), observed (metrics, log and trace headers against none of them), counts (instructions, allocations and system calls), lane (a prototype, docs/own-lane.md), routes (10, 10,000 and 100,000),
 reload (10 and 10,000 routes, under load), load (100,000 routes), resting (memory of connections), threads (1 and 2), functions (calls of a Lambda function, beside Envoy's
-aws_lambda filter), mirror (every request copied to a fast, a slow and a dead shadow, beside nginx's and Envoy's mirrors), compare (how many answers one core compares), tunnels
+aws_lambda filter), mirror (every request copied to a fast, a late, a slow and a dead shadow, beside nginx's and Envoy's mirrors), compare (how many answers one core compares), tunnels
 (TCP with PROXY headers, and resting connections, beside HAProxy).
 """
 

@@ -1,4 +1,4 @@
-"""Every request copied to a shadow that is fast, slow (2 s) or dead: what that costs the primary, beside nginx's mirror and Envoy's.
+"""Every request copied to a shadow that is fast, late (50 ms), slow (2 s) or dead: what that costs the primary, beside nginx's mirror and Envoy's.
 
 First at a fixed rate that all of them can serve, where every copy can be sent: CPU per request (of the whole process, so the copies and, of Banyan, the comparisons
 are in it), and the primary's p99. Then saturated, where who waits for its shadow falls behind. Copies sent are counted at the shadow.
@@ -20,7 +20,7 @@ from peers import BANYAN, LOAD_CORE, PROXY_CORE, VENV, Running, lease, wrk
 RATE, CLIENTS = 2000, 8
 # Of the work `isolation`: turns for each round, their seconds, and how long a slow copy may still be under way.
 TURNS_PER_ROUND, TURN_S, OVER_S = 8, 3, 2.5
-SHADOWS = ["none", "fast", "slow", "dead"]
+SHADOWS = ["none", "fast", "late", "slow", "dead"]
 BODY = json.dumps({"flights": [{"id": f"BA{n:03}", "from": "ICN", "to": "NRT", "price": 100 + n, "seats": n} for n in range(56)]})
 
 
@@ -40,14 +40,14 @@ def origins(folder):
     return Running("origins", nginx_conf(folder, "origins", servers), legacy, LOAD_CORE, folder), legacy, fast
 
 
-async def slow_server(port):
-    """Answers after two seconds, whoever waits."""
+async def slow_server(port, seconds):
+    """Answers after so long, whoever waits."""
     answer = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%b" % (len(BODY), BODY.encode())
 
     async def one(reader, writer):
         try:
             while await reader.readuntil(b"\r\n\r\n"):
-                await asyncio.sleep(2)
+                await asyncio.sleep(seconds)
                 writer.write(answer)
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()
@@ -176,14 +176,15 @@ def isolation(args, folder, report, backends):
 
 def mirror(folder, args, report):
     origin, legacy, fast = origins(folder)
-    slow, dead = lease(), lease()
-    # It shares its core with the load, and shall not be what is felt.
-    slow_process = Running("slow", ["nice", "-n", "19", sys.executable, pathlib.Path(__file__).resolve(), slow], slow, LOAD_CORE, folder)
-    ports = {"none": fast, "fast": fast, "slow": slow, "dead": dead}
+    late, slow, dead = lease(), lease(), lease()
+    # They share their core with the load, and shall not be what is felt.
+    servers = [Running(name, ["nice", "-n", "19", sys.executable, pathlib.Path(__file__).resolve(), port, seconds], port, LOAD_CORE, folder)
+               for name, port, seconds in (("late", late, 0.05), ("slow", slow, 2))]
+    ports = {"none": fast, "fast": fast, "late": late, "slow": slow, "dead": dead}
     running = {f"{name} {shadow}": make(folder, shadow, legacy, ports[shadow]) for shadow in SHADOWS for name, make in (("nginx", nginx), ("envoy", envoy), ("banyan", banyan))}
     running["nginx by-manual"] = nginx_manual(folder, "fast", legacy, fast)
-    # With a slow mirror it does not keep up with anything.
-    running["nginx slow"].may_fail = True
+    # With a mirror that takes its time it does not keep up with anything.
+    running["nginx slow"].may_fail = running["nginx late"].may_fail = True
     try:
         for title, measure in [
             (f"mirror: {RATE} requests a second, 4 KiB of JSON", lambda it: at_rate(it, args.secs, folder)),
@@ -193,7 +194,7 @@ def mirror(folder, args, report):
             for number in range(args.rounds + 1):
                 for name, it in running.items():
                     # nginx holds a client's connection until its mirror has answered: at a fixed rate that is beyond it.
-                    if name == "nginx slow" and "saturated" not in title:
+                    if name in ("nginx late", "nginx slow") and "saturated" not in title:
                         continue
                     if name == "nginx slow" and number > 1:
                         continue
@@ -220,7 +221,7 @@ def mirror(folder, args, report):
             report[title] = table
         isolation(args, folder, report, (legacy, slow, dead))
     finally:
-        [it.stop() for it in (*running.values(), origin, slow_process)]
+        [it.stop() for it in (*running.values(), origin, *servers)]
 
 
 def compare(folder, args, report):
@@ -265,4 +266,4 @@ def mirror_claims(report):
 
 
 if __name__ == "__main__":
-    asyncio.run(slow_server(int(sys.argv[1])))
+    asyncio.run(slow_server(int(sys.argv[1]), float(sys.argv[2])))
