@@ -117,7 +117,14 @@ const PPM: i64 = banyan_routes::ids::PPM as i64;
 impl RouteRuntime {
     /// Counts a copy that is not sent: losses come with load and size, so they are evidence themselves.
     pub fn lose(&self, metrics: &Metrics, route: &str, loss: Loss) {
-        self.evidence().lose(loss);
+        self.lose_of(self.evidence().epoch(), metrics, route, loss);
+    }
+
+    /// The same of one that was sampled in an epoch of the evidence, which may be over.
+    pub fn lose_of(&self, epoch: u64, metrics: &Metrics, route: &str, loss: Loss) {
+        if self.evidence().epoch() == epoch {
+            self.evidence().lose(loss);
+        }
         let count =
             || metrics.shadow_dropped.with_label_values(&[self.metrics.name(metrics, route), loss.as_str()]);
         self.lost.get_or_init(Box::default)[loss as usize].get_or_init(count).inc();

@@ -159,6 +159,14 @@ impl Window {
         }
     }
 
+    /// How many of those that were sampled it says the end of.
+    pub fn settled(&self) -> u64 {
+        // These were never sampled.
+        let dropped = self.dropped.iter().filter(|(cause, _)| *cause != Loss::Unsafe.as_str());
+        let unresolved: u64 = self.inconclusive.values().chain(dropped.map(|(_, count)| count)).sum();
+        self.compared() + unresolved
+    }
+
     pub fn lost(&mut self, loss: Loss, count: u64) {
         if count > 0 {
             *self.dropped.entry(loss.as_str().to_owned()).or_default() += count;

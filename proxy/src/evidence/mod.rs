@@ -29,6 +29,8 @@ pub struct Evidence {
     /// Those that the sample took.
     pub sampled: AtomicU64,
     lost: [AtomicU64; Loss::ALL.len()],
+    /// Goes up whenever it begins anew: what was sampled before is then no part of it.
+    epoch: AtomicU64,
     ledger: Mutex<Ledger>,
 }
 
@@ -90,8 +92,8 @@ pub struct Brief {
 
 /// One finished comparison.
 pub struct Finished<'a> {
-    /// Under which it was compared.
-    pub identity: u64,
+    /// The identity of what it was compared by, and the epoch in which it was sampled.
+    pub under: (u64, u64),
     pub verdict: &'a Verdict,
     /// Equal for equal requests.
     pub request: u64,
@@ -121,7 +123,8 @@ impl Evidence {
 
     /// What was known before, where nothing has been found since. Call before `begin`, which says whether it still holds.
     pub fn adopt(&self, kept: Kept) {
-        let before = Evidence::new(kept).ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut before = Evidence::new(kept).ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+        before.settle();
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         if ledger.windows.is_empty() && ledger.clusters.is_empty() {
             *ledger = before;
@@ -143,19 +146,32 @@ impl Evidence {
     pub fn begin(&self, identity: u64) {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         if ledger.identity != identity {
-            let dirty = ledger.windows.keys().copied().collect();
-            *ledger = Ledger { identity, dirty, ..Ledger::default() };
-            for count in [&self.eligible, &self.sampled].into_iter().chain(&self.lost) {
-                count.store(0, Ordering::Relaxed);
-            }
+            self.anew(&mut ledger, identity);
         }
     }
 
     /// After a rollback was lifted: what was found before belongs to what was wrong then.
     pub fn restart(&self) {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
+        let identity = ledger.identity;
+        self.anew(&mut ledger, identity);
+    }
+
+    fn anew(&self, ledger: &mut Ledger, identity: u64) {
+        self.epoch.fetch_add(1, Ordering::Relaxed);
         let dirty = ledger.windows.keys().copied().collect();
-        *ledger = Ledger { identity: ledger.identity, dirty, ..Ledger::default() };
+        *ledger = Ledger { identity, dirty, ..Ledger::default() };
+        for count in [&self.eligible, &self.sampled].into_iter().chain(&self.lost) {
+            count.store(0, Ordering::Relaxed);
+        }
+    }
+
+    pub fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Relaxed)
+    }
+
+    fn is_of(&self, ledger: &Ledger, (identity, epoch): (u64, u64)) -> bool {
+        ledger.identity == identity && self.epoch() == epoch
     }
 
     pub fn lose(&self, loss: Loss) {
@@ -164,7 +180,7 @@ impl Evidence {
 
     pub fn add(&self, finished: &Finished<'_>, redactor: &Redactor, now: SystemTime) {
         let mut ledger = self.folded(now);
-        if ledger.identity != finished.identity {
+        if !self.is_of(&ledger, finished.under) {
             return;
         }
         ledger.dirty.insert(hour(now));
@@ -187,14 +203,14 @@ impl Evidence {
     }
 
     /// Two answers of legacy, the earlier one first.
-    pub fn control(&self, identity: u64, verdict: &Verdict, now: SystemTime) {
+    pub fn control(&self, under: (u64, u64), verdict: &Verdict, now: SystemTime) {
         let differences = match verdict {
             Verdict::Mismatch(differences) => differences.as_slice(),
             Verdict::Match => &[],
             Verdict::Inconclusive(_) => return,
         };
         let mut ledger = self.folded(now);
-        if ledger.identity != identity {
+        if !self.is_of(&ledger, under) {
             return;
         }
         ledger.dirty.insert(hour(now));
@@ -295,6 +311,18 @@ impl Evidence {
 }
 
 impl Ledger {
+    /// What was under way when the process ended, or the route went, is never told of.
+    fn settle(&mut self) {
+        let (mut sampled, mut told) = (0, 0);
+        for window in self.windows.values() {
+            sampled += window.sampled;
+            told += window.settled();
+        }
+        if let Some(mut last) = self.windows.last_entry() {
+            last.get_mut().lost(Loss::Aborted, sampled.saturating_sub(told));
+        }
+    }
+
     fn remember(&mut self, it: &Difference, finished: &Finished<'_>, redactor: &Redactor, now: SystemTime) {
         // The path stays as it is only in memory, where its statistics are; whoever shows it shows the redacted one.
         let key = (it.path.clone(), it.kind);

@@ -136,7 +136,7 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
     };
     if let Some(loss) = loss {
         let runtime = &live.serving.routes[found.route as usize];
-        runtime.lose(&shared.metrics, &live.serving.table.route(found.route).id, loss);
+        runtime.lose_of(capture.epoch, &shared.metrics, &live.serving.table.route(found.route).id, loss);
         return None;
     }
     let ask = Ask {

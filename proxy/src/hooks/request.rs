@@ -305,9 +305,11 @@ fn sampled(
     if rand::random_range(0..PPM) >= rule.sample.get() {
         return None;
     }
+    let epoch = evidence.epoch();
     evidence.sampled.fetch_add(1, Ordering::Relaxed);
     // What would be dropped in the end costs nothing when it is dropped now.
-    let backend = side.and_then(|side| route.backend(side)).map(|at| &live.serving.backends[at as usize]);
+    let backend =
+        route.backend(side.unwrap_or(Side::Serverless)).map(|at| &live.serving.backends[at as usize]);
     let loss = if backend.is_some_and(|it| it.shadow_breaker.is_open()) {
         Some(Loss::Breaker)
     } else if backend.is_some_and(|it| it.places.is_behind()) || !shared.shadow.has_room() {
@@ -319,7 +321,7 @@ fn sampled(
         runtime.lose(&shared.metrics, &route.id, loss);
         return None;
     }
-    Some(Capture::new(side, rule.max_body_bytes as usize, &shared.shadow.budget))
+    Some(Capture::new(side, epoch, rule.max_body_bytes as usize, &shared.shadow.budget))
 }
 
 /// A good override's side; a bad one is counted. The header itself is stripped on the way to the backend in any case.

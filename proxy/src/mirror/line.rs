@@ -1,6 +1,6 @@
 //! Exchanges taken from the queue that wait for a place: one backend's, which is slow, do not hold up another's.
 //!
-//! Input: exchanges in the order of their requests. Output: the first whose backend has a place. Must not: grow beyond its bound.
+//! Input: exchanges in the order of their requests. Output: the first whose backend has a place. Must not: grow beyond its bounds.
 
 use crate::live::RouteRuntime;
 use crate::shadow::queue::Exchange;
@@ -9,8 +9,8 @@ use banyan_routes::ids::Side;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// As many as the queue holds: what has been taken from it waits within the same bound.
-const LINE: usize = 1_024;
+/// Of all backends together; `targets::places` bounds those of one.
+const LINE: usize = 4_096;
 
 #[derive(Default)]
 pub struct Line(Mutex<VecDeque<Exchange>>);
@@ -25,43 +25,45 @@ impl Drop for Place {
 }
 
 impl Line {
-    /// Those that found no room come back.
-    pub fn extend(&self, batch: &mut Vec<Exchange>) {
+    /// One that finds no room comes back.
+    pub fn push(&self, exchange: Exchange) -> Option<Exchange> {
         let mut line = self.line();
-        let fits = batch.len().min(LINE.saturating_sub(line.len()));
-        for exchange in batch.drain(..fits) {
-            if let Some(backend) = target(&exchange) {
-                backend.places.wait();
-            }
-            line.push_back(exchange);
+        let fits = line.len() < LINE && target(&exchange).is_none_or(|backend| backend.places.wait());
+        if !fits {
+            return Some(exchange);
         }
-    }
-
-    pub fn len(&self) -> usize {
-        self.line().len()
+        line.push_back(exchange);
+        None
     }
 
     pub fn is_empty(&self) -> bool {
         self.line().is_empty()
     }
 
-    /// A write that is read on both sides needs no place.
-    pub fn next(&self) -> Option<(Exchange, Option<Place>)> {
+    /// The first whose backend has a place, which are so many at most.
+    pub fn next(&self, most: u32) -> Option<(Exchange, Option<Place>)> {
         let mut line = self.line();
-        let at =
-            line.iter().position(|exchange| target(exchange).is_none_or(|backend| backend.places.begin()))?;
+        let at = line.iter().position(|exchange| target(exchange).is_none_or(|it| it.places.begin(most)))?;
         let exchange = line.remove(at)?;
         let place = target(&exchange).cloned().map(Place);
         Some((exchange, place))
     }
 
-    /// For a whole step nobody has come.
-    pub fn fall_behind(&self) {
-        for exchange in self.line().iter() {
-            if let Some(backend) = target(exchange) {
-                backend.places.fall_behind();
-            }
-        }
+    /// Of those that wait, those that could begin.
+    pub fn ready(&self, most: u32) -> usize {
+        self.line()
+            .iter()
+            .filter(|exchange| target(exchange).is_none_or(|it| it.places.has_room(most)))
+            .count()
+    }
+
+    /// A step is over, and the next begins: whose copies did nobody come for? `false`: those of all that wait.
+    pub fn step(&self) -> bool {
+        let line = self.line();
+        let targets = || line.iter().filter_map(target);
+        targets().for_each(|backend| backend.places.look());
+        targets().for_each(|backend| backend.places.begin_step());
+        targets().any(|backend| !backend.places.is_behind())
     }
 
     fn line(&self) -> MutexGuard<'_, VecDeque<Exchange>> {
@@ -69,9 +71,9 @@ impl Line {
     }
 }
 
-/// Where the copy goes; `None`: it is a write to be read on both sides.
+/// Where the copy goes. A write that is read on both sides has been served by legacy, as its reads will be.
 fn target(exchange: &Exchange) -> Option<&Arc<RunningBackend>> {
-    backend(exchange, exchange.capture.shadow?)
+    backend(exchange, exchange.capture.shadow.unwrap_or(Side::Serverless))
 }
 
 pub fn backend(exchange: &Exchange, side: Side) -> Option<&Arc<RunningBackend>> {

@@ -38,7 +38,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use tokio::sync::mpsc::Receiver;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use xxhash_rust::xxh3::Xxh3;
 
 /// A panic ends one task, and is counted as the one exchange it has cost.
@@ -46,14 +46,15 @@ struct PanicGuard {
     metrics: Arc<Metrics>,
     live: Arc<Live>,
     route: u32,
+    epoch: u64,
     finished: bool,
 }
 
 impl PanicGuard {
     fn new(mirror: &Mirror, exchange: &Exchange) -> PanicGuard {
-        let (metrics, live, route) =
-            (mirror.metrics.clone(), exchange.ask.live.clone(), exchange.ask.found.route);
-        PanicGuard { metrics, live, route, finished: false }
+        let (metrics, live) = (mirror.metrics.clone(), exchange.ask.live.clone());
+        let (route, epoch) = (exchange.ask.found.route, exchange.capture.epoch);
+        PanicGuard { metrics, live, route, epoch, finished: false }
     }
 }
 
@@ -61,7 +62,8 @@ impl Drop for PanicGuard {
     fn drop(&mut self) {
         if !self.finished && std::thread::panicking() {
             let id = &self.live.serving.table.route(self.route).id;
-            self.live.serving.routes[self.route as usize].lose(&self.metrics, id, Loss::Panic);
+            let runtime = &self.live.serving.routes[self.route as usize];
+            runtime.lose_of(self.epoch, &self.metrics, id, Loss::Panic);
         }
     }
 }
@@ -70,11 +72,12 @@ impl Drop for PanicGuard {
 /// sending.
 const BATCH: usize = 64;
 const PAUSE: Duration = Duration::from_millis(30);
-/// Copies under way at one time, of which one backend gets `targets::places::PLACES`: one that is slow leaves room for others.
-const LANES_MAX: usize = 256;
-/// Writes that wait until they can be seen, and those that are being looked at.
+/// Copies under way at one time. When fewer than a quarter of the lanes are left, a backend gets a few only: those that are slow leave room for others.
+const LANES_MAX: usize = 512;
+const LANES_LEFT: usize = LANES_MAX / 4;
+const PLACES_LEFT: u32 = 4;
+/// Writes that wait until they can be seen.
 const LAGGING_MAX: usize = 1_024;
-const READS_MAX: usize = 64;
 /// Those that begin on a batch, each of which sends one copy after the other over the connection it has; and after how long as many again, and twice
 /// as many the next time, help them. A shadow that is fast is asked by few, whose connections and buffers stay warm; one that is slow by all.
 const LANES: usize = 4;
@@ -90,7 +93,8 @@ pub struct Mirror {
     line: Line,
     lanes: Arc<Semaphore>,
     lagging: Arc<Semaphore>,
-    reads: Semaphore,
+    /// One that lagged is in the line.
+    due: Notify,
 }
 
 /// Why a copy has no answer.
@@ -111,65 +115,68 @@ impl Mirror {
         let sender = Sender::new(budget);
         let (controls, line) = Default::default();
         let [lanes, lagging] = [LANES_MAX, LAGGING_MAX].map(|most| Arc::new(Semaphore::new(most)));
-        let reads = Semaphore::new(READS_MAX);
-        Mirror { sender, metrics, store, spans, controls, line, lanes, lagging, reads }
+        Mirror { sender, metrics, store, spans, controls, line, lanes, lagging, due: Notify::new() }
     }
 
     /// Runs until the queue is closed. Call on the shadow's own runtime.
     pub async fn run(self: Arc<Mirror>, mut queue: Receiver<Exchange>) {
         let mut batch = Vec::with_capacity(BATCH);
-        while self.take(&mut queue, &mut batch).await {
+        let mut lanes = LANES;
+        loop {
+            let some_wait = !self.line.is_empty();
+            let taken = tokio::select! {
+                biased;
+                taken = queue.recv_many(&mut batch, BATCH) => Some(taken),
+                () = self.due.notified() => None,
+                () = std::future::ready(()), if some_wait => None,
+            };
+            if taken == Some(0) {
+                return;
+            }
             let full = batch.len() == BATCH;
-            self.line.extend(&mut batch);
-            for late in batch.drain(..) {
-                drop_exchange(&self.metrics, &late, Loss::QueueFull);
-            }
-            let (mut lanes, mut before) = (LANES, self.line.len());
-            while before > 0 {
-                for _ in 0..lanes.min(before) {
-                    let Ok(permit) = self.lanes.clone().try_acquire_owned() else { break };
-                    tokio::spawn(self.clone().lane(permit));
+            for exchange in batch.drain(..) {
+                match verifies(&exchange) {
+                    Some(lag) => self.later(exchange, lag),
+                    None => self.queue_up(exchange),
                 }
-                tokio::time::sleep(STEP).await;
-                let waiting = self.line.len();
-                if waiting == before {
-                    self.line.fall_behind();
-                    break;
-                }
-                (lanes, before) = (lanes * 2, waiting);
             }
-            if !full {
-                tokio::time::sleep(PAUSE).await;
+            let ready = self.line.ready(self.places());
+            for _ in 0..lanes.min(ready) {
+                let Ok(permit) = self.lanes.clone().try_acquire_owned() else { break };
+                tokio::spawn(self.clone().lane(permit));
+            }
+            tokio::time::sleep(STEP).await;
+            if self.line.step() {
+                lanes = LANES_MAX.min(lanes * 2);
+            } else {
+                // Nothing waits, or all of it for those that are behind.
+                lanes = LANES;
+                if !full {
+                    tokio::time::sleep(PAUSE - STEP).await;
+                }
             }
         }
     }
 
-    /// What the queue has, once it has something; for those who wait already somebody looks again soon. `false`: no more will come.
-    async fn take(&self, queue: &mut Receiver<Exchange>, batch: &mut Vec<Exchange>) -> bool {
-        let taken = queue.recv_many(batch, BATCH);
-        match self.line.is_empty() {
-            true => taken.await > 0,
-            false => {
-                tokio::time::timeout(PAUSE, taken).await.is_ok_and(|taken| taken > 0) || !queue.is_closed()
-            }
+    /// How many copies one backend may have under way now.
+    fn places(&self) -> u32 {
+        if self.lanes.available_permits() < LANES_LEFT { PLACES_LEFT } else { u32::MAX }
+    }
+
+    fn queue_up(&self, exchange: Exchange) {
+        if let Some(late) = self.line.push(exchange) {
+            drop_exchange(&self.metrics, &late, Loss::QueueFull);
         }
     }
 
-    /// Sends what waits, one after the other, until nothing does.
+    /// Sends what waits, one after the other, until there is none whose backend has a place.
     async fn lane(self: Arc<Mirror>, _permit: OwnedSemaphorePermit) {
-        while let Some((exchange, _place)) = self.line.next() {
-            match verifies(&exchange) {
-                Some(lag) => self.later(exchange, lag),
-                None => self.guarded(&exchange).await,
-            }
+        while let Some((exchange, _place)) = self.line.next(self.places()) {
+            let mut guard = PanicGuard::new(&self, &exchange);
+            self.one(&exchange).await;
+            guard.finished = true;
         }
         self.sender.rest().await;
-    }
-
-    async fn guarded(&self, exchange: &Exchange) {
-        let mut guard = PanicGuard::new(self, exchange);
-        self.one(exchange).await;
-        guard.finished = true;
     }
 
     /// What was written may take its time to be seen, and holds up nobody's copy meanwhile.
@@ -180,9 +187,9 @@ impl Mirror {
         let this = self.clone();
         tokio::spawn(async move {
             tokio::time::sleep(lag).await;
-            let Ok(_place) = this.reads.acquire().await else { return };
             drop(waits);
-            this.guarded(&exchange).await;
+            this.queue_up(exchange);
+            this.due.notify_one();
         });
     }
 
@@ -258,7 +265,7 @@ impl Mirror {
         let word = match pair {
             (Some(first), Some(second)) => {
                 let verdict = judge(Some(first), Some(second), &rule.rules, &ask.public_host);
-                runtime(exchange).evidence().control(identity(exchange), &verdict, SystemTime::now());
+                runtime(exchange).evidence().control(under(exchange), &verdict, SystemTime::now());
                 word(&verdict)
             }
             _ => "inconclusive",
@@ -381,7 +388,7 @@ impl Mirror {
         hash.update(&exchange.capture.request.bytes());
         let trace = ask.trace.id();
         let finished = Finished {
-            identity: identity(exchange),
+            under: under(exchange),
             verdict,
             request: hash.digest(),
             method: ask.head.method.as_str(),
@@ -438,8 +445,8 @@ fn shadow_span(
     Span { trace, kind, linked, name: name.into(), start, took, failed, attributes }
 }
 
-fn identity(exchange: &Exchange) -> u64 {
-    exchange.ask.live.serving.identities[exchange.ask.found.route as usize]
+fn under(exchange: &Exchange) -> (u64, u64) {
+    (exchange.ask.live.serving.identities[exchange.ask.found.route as usize], exchange.capture.epoch)
 }
 
 fn raw(shadow: &Shadowed) -> Raw<'_> {

@@ -387,6 +387,10 @@ impl Reloader {
     }
 
     fn publish(&mut self, serving: Arc<Serving>) {
+        let before = self.serving.replace(serving.clone());
+        self.served = Arc::new(in_force(&self.state, &self.unsent, &serving.table));
+        self.live.publish(Live::new(serving.clone(), self.kills(), self.served.clone()));
+        // In force first: what is sampled by the rules before belongs to an epoch that ends here.
         for ((route, runtime), identity) in
             serving.table.routes.iter().zip(&serving.routes).zip(&serving.identities)
         {
@@ -398,9 +402,6 @@ impl Reloader {
                 runtime.evidence().begin(*identity);
             }
         }
-        let before = self.serving.replace(serving.clone());
-        self.served = Arc::new(in_force(&self.state, &self.unsent, &serving.table));
-        self.live.publish(Live::new(serving.clone(), self.kills(), self.served.clone()));
         if let Some(fleet) = &self.fleet {
             fleet.serve(serving.table.revision.as_str(), self.state.revision);
         }

@@ -195,7 +195,9 @@ impl RunningBackend {
             token,
             proved: Mutex::default(),
             shadow_breaker: Breaker::default(),
-            places: Places::default(),
+            places: Places::new(
+                definition.connections.as_ref().map(|rule| rule.max).filter(|_| !multiplexes(definition)),
+            ),
             breaker: definition.breaker.as_ref().map(LiveBreaker::new),
             news: supplies.news.get().cloned(),
             transitions: supplies.metrics.breaker_transitions.clone(),

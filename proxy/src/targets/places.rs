@@ -4,33 +4,57 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
-/// Copies under way to one backend at a time.
-pub const PLACES: u32 = 64;
+/// Copies under way to one backend at a time, unless it takes fewer connections than that.
+const PLACES: u32 = 64;
+/// Copies that may wait for a place at it.
+const WAITING_MAX: u32 = 256;
 
 /// Written by the shadow's thread alone, which is why no step here is one with the next.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Places {
+    max: u32,
     waiting: AtomicU32,
     under_way: AtomicU32,
+    /// One has begun since it was last looked at.
+    moves: AtomicBool,
     behind: AtomicBool,
 }
 
 impl Places {
-    /// What is kept for it now could only grow old: nobody comes for what waits.
+    pub fn new(connections: Option<u32>) -> Places {
+        let max = connections.unwrap_or(PLACES).clamp(1, PLACES);
+        let (waiting, under_way) = Default::default();
+        Places { max, waiting, under_way, moves: AtomicBool::new(false), behind: AtomicBool::new(false) }
+    }
+
+    /// What is kept for it now could only grow old: nobody comes for what waits, or too much does.
     pub fn is_behind(&self) -> bool {
         self.behind.load(Ordering::Relaxed)
     }
 
-    pub fn wait(&self) {
-        self.waiting.fetch_add(1, Ordering::Relaxed);
+    /// Whether one more may wait.
+    pub fn wait(&self) -> bool {
+        let fits = self.waiting.load(Ordering::Relaxed) < WAITING_MAX;
+        if fits {
+            self.waiting.fetch_add(1, Ordering::Relaxed);
+        } else {
+            self.behind.store(true, Ordering::Relaxed);
+        }
+        fits
     }
 
-    /// Takes a place for one that waits, while there is one.
-    pub fn begin(&self) -> bool {
-        if self.under_way.load(Ordering::Relaxed) >= PLACES {
+    /// Whether fewer are under way than it takes, or than so many.
+    pub fn has_room(&self, most: u32) -> bool {
+        self.under_way.load(Ordering::Relaxed) < most.min(self.max)
+    }
+
+    /// Takes a place for one that waits.
+    pub fn begin(&self, most: u32) -> bool {
+        if !self.has_room(most) {
             return false;
         }
         self.under_way.fetch_add(1, Ordering::Relaxed);
+        self.moves.store(true, Ordering::Relaxed);
         if self.waiting.fetch_sub(1, Ordering::Relaxed) == 1 {
             self.behind.store(false, Ordering::Relaxed);
         }
@@ -41,9 +65,15 @@ impl Places {
         self.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// For a whole step nobody has come for what waits here.
-    pub fn fall_behind(&self) {
-        self.behind.store(true, Ordering::Relaxed);
+    /// Looked at after each step while something waits: all places are taken, and nobody has come.
+    pub fn look(&self) {
+        if !self.moves.load(Ordering::Relaxed) && !self.has_room(self.max) {
+            self.behind.store(true, Ordering::Relaxed);
+        }
+    }
+
+    pub fn begin_step(&self) {
+        self.moves.store(false, Ordering::Relaxed);
     }
 }
 
@@ -53,16 +83,34 @@ mod tests {
 
     #[test]
     fn it_is_behind_until_the_last_that_waits_has_a_place() {
-        let places = Places::default();
-        for _ in 0..PLACES + 2 {
-            places.wait();
-        }
-        let begun = (0..PLACES + 2).filter(|_| places.begin()).count();
-        assert_eq!(begun, PLACES as usize);
-        places.fall_behind();
+        let places = Places::new(None);
+        assert_eq!((0..PLACES + 2).filter(|_| places.wait()).count(), PLACES as usize + 2);
+        assert_eq!((0..PLACES + 2).filter(|_| places.begin(PLACES)).count(), PLACES as usize);
+        places.look();
+        assert!(!places.is_behind(), "in this step some have begun");
+        places.begin_step();
+        places.look();
+        assert!(places.is_behind());
         places.end();
-        assert!(places.begin() && places.is_behind() && !places.begin());
+        assert!(places.begin(PLACES) && places.is_behind() && !places.begin(PLACES));
         places.end();
-        assert!(places.begin() && !places.is_behind());
+        assert!(places.begin(PLACES) && !places.is_behind());
+    }
+
+    #[test]
+    fn one_with_a_place_is_not_behind() {
+        let places = Places::new(Some(1_000));
+        assert!(places.wait() && places.wait() && places.begin(1) && !places.begin(1));
+        places.begin_step();
+        places.look();
+        assert!(!places.is_behind(), "others are in its way");
+    }
+
+    #[test]
+    fn what_waits_is_bounded_and_a_small_backend_has_few_places() {
+        let places = Places::new(Some(4));
+        assert_eq!((0..1_000).filter(|_| places.wait()).count(), WAITING_MAX as usize);
+        assert!(places.is_behind());
+        assert_eq!((0..1_000).filter(|_| places.begin(PLACES)).count(), 4);
     }
 }
