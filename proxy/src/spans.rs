@@ -42,6 +42,8 @@ pub struct Span {
     pub kind: Kind,
     /// A span of the same trace that it belongs to without being waited for.
     pub linked: Option<[u8; 8]>,
+    /// The client's `tracestate`, of a trace that goes on with it.
+    pub state: Option<Box<str>>,
     pub name: Box<str>,
     pub start: SystemTime,
     pub took: Duration,
@@ -189,6 +191,9 @@ fn one(span: &Span) -> Value {
     if let Some(parent) = span.trace.parent {
         value["parentSpanId"] = json!(text(u64::from_be_bytes(parent)));
     }
+    if let Some(state) = &span.state {
+        value["traceState"] = json!(state);
+    }
     if let Some(linked) = span.linked {
         value["links"] = json!([{ "traceId": value["traceId"], "spanId": text(u64::from_be_bytes(linked)) }]);
     }
@@ -212,7 +217,8 @@ mod tests {
         let (start, took) = (UNIX_EPOCH + Duration::from_secs(1), Duration::from_millis(5));
         let attributes = vec![("route", "orders".into()), ("http.response.status_code", 502.into())];
         let (kind, linked, name) = (Kind::Client, trace.parent, "GET orders".into());
-        Span { trace, kind, linked, name, start, took, failed: true, attributes }
+        let state = Some("vendor=1".into());
+        Span { trace, kind, linked, state, name, start, took, failed: true, attributes }
     }
 
     #[test]
@@ -225,6 +231,7 @@ mod tests {
         assert_eq!(it["parentSpanId"], hex(&live.span_id));
         assert_eq!(it["links"][0]["spanId"], hex(&live.span_id));
         assert_ne!(it["spanId"], it["parentSpanId"]);
+        assert_eq!(it["traceState"], "vendor=1");
         assert_eq!(
             (&it["startTimeUnixNano"], &it["endTimeUnixNano"]),
             (&json!("1000000000"), &json!("1005000000"))

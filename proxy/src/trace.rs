@@ -29,15 +29,22 @@ pub struct Trace {
 impl Trace {
     /// Continues the client's trace, or begins one, of which `share` is sampled.
     pub fn begin(headers: Option<&HeaderMap>, share: SharePpm) -> Trace {
-        let header = |name| headers.and_then(|headers| headers.get(name)).map(HeaderValue::as_bytes);
+        // One of many: which one is meant, nobody can know.
+        let the_one = |name| {
+            let mut all = headers?.get_all(name).iter();
+            all.next().filter(|_| all.next().is_none()).map(HeaderValue::as_bytes)
+        };
         let span_id = new_span();
-        if let Some((trace_id, parent, sampled)) = header(TRACEPARENT).and_then(parse) {
+        if let Some((trace_id, parent, sampled)) = the_one(TRACEPARENT).and_then(parse) {
             return Trace { trace_id, span_id, parent: Some(parent), sampled, from_w3c: true };
         }
-        if let Some(xray) = header(XRAY).map(Xray::parse)
+        if let Some(xray) = headers.and_then(|headers| headers.get(XRAY)).map(|it| Xray::parse(it.as_bytes()))
             && let Some(trace_id) = xray.root
         {
-            return Trace { trace_id, span_id, parent: xray.parent, sampled: xray.sampled, from_w3c: false };
+            let mut trace = Trace { trace_id, span_id, parent: xray.parent, sampled: false, from_w3c: false };
+            // A load balancer names the trace and leaves this to whoever comes next.
+            trace.sampled = xray.sampled.unwrap_or_else(|| trace.falls_in(share));
+            return trace;
         }
         let mut trace_id = rand::random::<u128>().to_be_bytes();
         // X-Ray takes only ids that begin with the time.
@@ -125,7 +132,8 @@ fn new_span() -> [u8; 8] {
 struct Xray {
     root: Option<[u8; 16]>,
     parent: Option<[u8; 8]>,
-    sampled: bool,
+    /// `None`: it does not say, or asks (`?`).
+    sampled: Option<bool>,
     has_more: bool,
 }
 
@@ -140,7 +148,11 @@ impl Xray {
                 let valid = parent.len() == 16 && unhex(parent, &mut span).is_some() && span != [0; 8];
                 xray.parent = valid.then_some(span);
             } else if let Some(sampled) = field.strip_prefix(b"Sampled=") {
-                xray.sampled = sampled == b"1";
+                xray.sampled = match sampled {
+                    b"0" => Some(false),
+                    b"1" => Some(true),
+                    _ => None,
+                };
             } else {
                 xray.has_more = true;
             }
@@ -221,12 +233,16 @@ mod tests {
     const ROOT: &str = "Root=1-5759e988-bd862e3fe1be46a994272793";
 
     fn begun(headers: &[(&'static str, &str)]) -> Trace {
+        begun_with(headers, SharePpm::ZERO)
+    }
+
+    fn begun_with(headers: &[(&'static str, &str)], share: SharePpm) -> Trace {
         let value = |text: &str| HeaderValue::from_str(text).expect("header");
         let map = headers
             .iter()
             .map(|(name, text)| (HeaderName::from_static(name), value(text)))
             .collect::<HeaderMap>();
-        Trace::begin(Some(&map), SharePpm::ZERO)
+        Trace::begin(Some(&map), share)
     }
 
     fn xray(trace: &Trace, client: &str) -> String {
@@ -246,6 +262,30 @@ mod tests {
         let child = trace.child();
         assert_eq!((child.trace_id, child.parent), (trace.trace_id, Some(trace.span_id)));
         assert_ne!(child.span_id, trace.span_id);
+    }
+
+    #[test]
+    fn of_a_trace_that_does_not_say_a_share_is_sampled() {
+        for (text, all, none) in [
+            (ROOT.to_owned(), true, false),
+            (format!("{ROOT};Sampled=?"), true, false),
+            (format!("{ROOT};Sampled=1"), true, true),
+            (format!("{ROOT};Sampled=0"), false, false),
+        ] {
+            let sampled = |share| begun_with(&[(XRAY, &text)], share).sampled;
+            assert_eq!((sampled(SharePpm::ALL), sampled(SharePpm::ZERO)), (all, none), "{text}");
+        }
+    }
+
+    #[test]
+    fn of_two_parents_neither_is_continued() {
+        let other = PARENT.replace("4bf9", "5bf9");
+        let mut map = HeaderMap::new();
+        for text in [PARENT, &other] {
+            map.append(TRACEPARENT, HeaderValue::from_str(text).expect("header"));
+        }
+        let trace = Trace::begin(Some(&map), SharePpm::ZERO);
+        assert!(trace.parent.is_none() && !trace.from_w3c);
     }
 
     #[test]

@@ -19,7 +19,7 @@ from peers import BANYAN, LOAD_CORE, PROXY_CORE, VENV, Running, lease, wrk
 
 RATE, CLIENTS = 2000, 8
 # Of the work `isolation`: turns for each round, their seconds, and how long a slow copy may still be under way.
-TURNS_PER_ROUND, TURN_S, OVER_S = 8, 3, 2.5
+TURNS_PER_ROUND, TURN_S, OVER_S = 6, 3, 2.5
 SHADOWS = ["none", "fast", "late", "slow", "dead"]
 BODY = json.dumps({"flights": [{"id": f"BA{n:03}", "from": "ICN", "to": "NRT", "price": 100 + n, "seats": n} for n in range(56)]})
 

@@ -140,7 +140,7 @@ def test_spans_reach_a_collector_as_the_protocol_says(start, backends):
     old, new = backends
     collector = Server()
     banyan = start(Banyan, rules(old.port, new.port), f"version: 1\ntracing: {{otlp: 'http://127.0.0.1:{collector.port}', sample: 0%}}\n")
-    curl("-H", f"traceparent: {PARENT}", f"{banyan.url}/copied/2?secret=1")
+    curl("-H", f"traceparent: {PARENT}", "-H", "tracestate: vendor=1", f"{banyan.url}/copied/2?secret=1")
     curl(f"{banyan.url}/unsampled")
     curl(f"{banyan.url}/bad")
     found = wait_for("three spans", lambda: spans(collector) if len(spans(collector)) >= 3 else None)
@@ -152,6 +152,7 @@ def test_spans_reach_a_collector_as_the_protocol_says(start, backends):
     assert shadow.parent_span_id == live.span_id == shadow.links[0].span_id != shadow.span_id
     attributes = {it.key: it.value.string_value or it.value.int_value for it in live.attributes}
     assert attributes["url.path"] == "/copied/2" and attributes["banyan.side"] == "legacy" and attributes["http.response.status_code"] == 200
+    assert live.trace_state == "vendor=1" and not failed.trace_state
     assert live.end_time_unix_nano >= live.start_time_unix_nano > 1_600_000_000 * 10**9
     # Failures are told whatever the sample; so far as a collector is concerned they are errors.
     assert failed.status.code == 2 and live.status.code == 0 and "secret" not in str(found)

@@ -282,6 +282,13 @@ def test_series_of_routes_follow_the_rules(start):
     wait_for("those that stay", lambda: series() == same | stage("d", "legacy") | share("d", 0))
     banyan.write_rules(rules(route("c", "legacy"), route("a", "legacy")))
     wait_for("one that came back", lambda: series() == same | stage("a", "legacy") | share("a", 0))
+    # 2,000 have names: those that had them keep them, wherever they stand.
+    banyan.write_rules(rules(*(route(f"z{number}", "legacy") for number in range(2_050)), route("c", "legacy"), route("a", "legacy")))
+    wait_for("as many as may be", lambda: len(series()) == 3 * 2_000)
+    assert same | stage("a", "legacy") | share("a", 0) | stage("z1997", "legacy") <= series() and not stage("z1998", "legacy") <= series()
+    for number in (1997, 1998, 2049):
+        assert curl(f"{banyan.url}/z{number}/healthz")[0]
+    assert banyan.metric("banyan_requests_total", route="z1997") == 1 and banyan.metric("banyan_requests_total", route="other") == 2
 
 
 def test_it_is_safe_as_process_1(start, tmp_path):

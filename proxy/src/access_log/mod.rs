@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn every_line_of_every_thread_is_written_whole_and_once() {
+    fn every_line_of_every_thread_is_written_whole_and_once_or_counted() {
         let path = std::env::temp_dir().join(format!("banyan-access-log-{}", std::process::id()));
         let _ = fs::remove_file(&path);
         let dropped = dropped();
@@ -305,7 +305,9 @@ mod tests {
             let value: serde_json::Value = serde_json::from_str(line).expect("JSON");
             assert!(seen.insert(value["n"].as_u64().expect("a number")), "{line} twice");
         }
-        assert_eq!((seen.len() as u64, dropped.get()), (threads * lines, 0));
+        // Where a thread is stopped in the middle of a line, those that meet it there fill a bounded channel.
+        assert_eq!(seen.len() as u64 + dropped.get(), threads * lines);
+        assert!(dropped.get() < lines, "{} of {} dropped", dropped.get(), threads * lines);
     }
 
     #[test]

@@ -84,7 +84,11 @@ pub async fn change(
 }
 
 fn asked(id: Option<&str>, action: &str, body: &Value) -> Result<ChangeAsked, String> {
-    let body = Body::deserialize(body).map_err(|error| error.to_string())?;
+    let body: Body =
+        serde_path_to_error::deserialize(body).map_err(|error| match error.path().to_string() {
+            whole if whole == "." => error.inner().to_string(),
+            field => format!("`{field}`: {}", error.inner()),
+        })?;
     if body.reason.len() > TEXT_MAX || body.actor.as_ref().is_some_and(|actor| actor.len() > TEXT_MAX) {
         return Err(format!("`reason` and `actor` hold {TEXT_MAX} bytes at most"));
     }

@@ -12,7 +12,7 @@ use crate::proxy::Shared;
 use crate::shadow::queue::{Ask, Exchange};
 use crate::spans::{Attribute, Kind, Span};
 use crate::tap::Decided;
-use crate::trace::Trace;
+use crate::trace::{TRACESTATE, Trace};
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::Side;
 use banyan_routes::path::split_target;
@@ -119,7 +119,9 @@ fn span(session: &Session, ctx: &Context, took: Duration, failed: bool) -> Span 
     }
     let name = [request.method.as_str(), " ", route].concat().into();
     let start = SystemTime::now().checked_sub(took).unwrap_or(UNIX_EPOCH);
-    Span { trace: ctx.trace, kind: Kind::Server, linked: None, name, start, took, failed, attributes }
+    let state = request.headers.get(TRACESTATE).filter(|_| ctx.trace.from_w3c);
+    let state = state.and_then(|state| state.to_str().ok()).map(Box::from);
+    Span { trace: ctx.trace, kind: Kind::Server, linked: None, state, name, start, took, failed, attributes }
 }
 
 /// Hands a sampled request over, and says under which span its copy goes. One that was cut short is counted, and not compared with a whole one.

@@ -442,7 +442,7 @@ fn shadow_span(
     let failed = sent.as_ref().map_or(true, |it| it.status >= 500);
     let took = start.elapsed().unwrap_or_default();
     let (kind, linked) = (Kind::Client, trace.parent);
-    Span { trace, kind, linked, name: name.into(), start, took, failed, attributes }
+    Span { trace, kind, linked, state: None, name: name.into(), start, took, failed, attributes }
 }
 
 fn under(exchange: &Exchange) -> (u64, u64) {

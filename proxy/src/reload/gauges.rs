@@ -3,7 +3,7 @@
 //! Input: what serves. Output: gauges. Must not: stand between a rule and its first request: set after it is in force.
 
 use super::Reloader;
-use crate::metrics::ROUTES_NAMED_MAX;
+use crate::metrics::OTHER;
 use banyan_routes::ids::SharePpm;
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -64,7 +64,10 @@ impl Reloader {
     pub(super) fn count_routes(&mut self) {
         let Some(serving) = &self.serving else { return };
         self.shown.turn = self.shown.turn.wrapping_add(1);
-        for route in serving.table.routes.iter().take(ROUTES_NAMED_MAX) {
+        for (route, runtime) in serving.table.routes.iter().zip(&serving.routes) {
+            if runtime.metrics.name(&self.metrics, &route.id) == OTHER {
+                continue;
+            }
             let last = route.ramp.as_ref().and_then(|ramp| ramp.steps.last());
             let approved = last.map_or(route.stage.share(), |step| step.at);
             let actual =
