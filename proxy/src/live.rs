@@ -117,12 +117,12 @@ const PPM: i64 = banyan_routes::ids::PPM as i64;
 impl RouteRuntime {
     /// Counts a copy that is not sent: losses come with load and size, so they are evidence themselves.
     pub fn lose(&self, metrics: &Metrics, route: &str, loss: Loss) {
-        self.lose_of(self.evidence().epoch(), metrics, route, loss);
+        self.lose_of(u64::MAX, metrics, route, loss);
     }
 
-    /// The same of one that was sampled in an epoch of the evidence, which may be over.
-    pub fn lose_of(&self, epoch: u64, metrics: &Metrics, route: &str, loss: Loss) {
-        if self.evidence().epoch() == epoch {
+    /// The same of one that was sampled under a `Live`, since when evidence may have begun anew.
+    pub fn lose_of(&self, number: u64, metrics: &Metrics, route: &str, loss: Loss) {
+        if self.evidence().knows(number) {
             self.evidence().lose(loss);
         }
         let count =
@@ -185,6 +185,8 @@ pub struct Live {
     killed: Box<[bool]>,
     /// The part of the keys that goes to serverless, and whether the route was rolled back; in the order of the routes.
     shares: Box<[(SharePpm, bool)]>,
+    /// Of all that this process has made, in their order: by it, evidence knows what was sampled before it began.
+    pub number: u64,
 }
 
 impl Live {
@@ -195,7 +197,9 @@ impl Live {
             None => (route.stage.share(), false),
         };
         let shares = serving.table.routes.iter().map(share).collect();
-        Live { serving, kills, state, killed, shares }
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let number = MADE.fetch_add(1, Ordering::Relaxed) + 1;
+        Live { serving, kills, state, killed, shares, number }
     }
 
     /// What the decision needs beyond rules and request.

@@ -33,10 +33,12 @@ pub enum Loss {
     Connections,
     /// A write that was not made has nothing to be read back.
     Refused,
+    /// A write whose answer does not say where to read it.
+    Unread,
 }
 
 impl Loss {
-    pub const ALL: [Loss; 11] = [
+    pub const ALL: [Loss; 12] = [
         Loss::QueueFull,
         Loss::Bytes,
         Loss::TooLarge,
@@ -48,6 +50,7 @@ impl Loss {
         Loss::Panic,
         Loss::Connections,
         Loss::Refused,
+        Loss::Unread,
     ];
 
     pub fn as_str(self) -> &'static str {
@@ -63,6 +66,7 @@ impl Loss {
             Loss::Panic => "panic",
             Loss::Connections => "connections",
             Loss::Refused => "refused",
+            Loss::Unread => "unread",
         }
     }
 }

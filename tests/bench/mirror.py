@@ -18,8 +18,8 @@ import sys
 from peers import BANYAN, LOAD_CORE, PROXY_CORE, VENV, Running, lease, wrk
 
 RATE, CLIENTS = 2000, 8
-# Of the work `isolation`: turns for each round, their seconds, and how long a slow copy may still be under way.
-TURNS_PER_ROUND, TURN_S, OVER_S = 6, 3, 2.5
+# Of the work `isolation`: turns for each round, their seconds, and how long the last of slow copies may wait and be under way, each 2 s.
+TURNS_PER_ROUND, TURN_S, OVER_S = 4, 3, 5
 SHADOWS = ["none", "fast", "late", "slow", "dead"]
 BODY = json.dumps({"flights": [{"id": f"BA{n:03}", "from": "ICN", "to": "NRT", "price": 100 + n, "seats": n} for n in range(56)]})
 
@@ -125,8 +125,9 @@ def counts(running, route="r"):
     return {"eligible": value["eligible"], "compared": value["compared"], "mismatched": value["mismatched"], "dropped": value["dropped_by"]}
 
 
-def at_rate(running, secs, folder, path="/x", leave_out_s=0):
-    """h2load at a fixed rate, open loop per client; the log has each request's time. Quantiles are of what began after the seconds left out."""
+def at_rate(running, secs, folder, path="/x", leave_out_s=0, over_s=1):
+    """h2load at a fixed rate, open loop per client; the log has each request's time. Quantiles are of what began after the seconds left out, CPU is of all
+    of it and of the time in which copies are still sent."""
     log = folder / "h2load.log"
     log.unlink(missing_ok=True)
     before = running.cpu_ns()
@@ -139,13 +140,13 @@ def at_rate(running, secs, folder, path="/x", leave_out_s=0):
     begun = min(int(row[0]) for row in rows)
     times = sorted(int(row[2]) for row in rows if int(row[0]) - begun >= leave_out_s * 1_000_000)
     # Copies still under way belong to these requests.
-    subprocess.run(["sleep", "1"], check=True)
+    subprocess.run(["sleep", f"{over_s}"], check=True)
     return {"cpu_us": (running.cpu_ns() - before) / 1000 / number, "p50_us": times[len(times) // 2], "p99_us": times[len(times) * 99 // 100]}
 
 
 def isolation(args, folder, report, backends):
-    """p99 and CPU with a slow and a dead shadow beside those without one, of one process that has a route for each, so that nothing differs but the shadow. The first second
-    of a turn is left out: a slow shadow is behind after it, and its copies begin and end in those that are looked at. A machine that stumbles now and then takes
+    """p99 and CPU with a slow and a dead shadow beside those without one, of one process that has a route for each, so that nothing differs but the shadow. Of p99 the first
+    second of a turn is left out: a slow shadow is behind after it, and its copies begin and end in those that are looked at. A machine that stumbles now and then takes
     some turns from all of them, and the median of many pairs stands. Its interval is by order statistics, 95 %."""
     running = banyan(folder, "each", *backends)
     orders = list(itertools.permutations(["none", "slow", "dead"]))
@@ -155,9 +156,7 @@ def isolation(args, folder, report, backends):
         for turn in range(args.rounds * TURNS_PER_ROUND):
             # Each follows each as often.
             for shadow in orders[turn % len(orders)]:
-                turns[shadow].append(at_rate(running, TURN_S, folder, f"/{shadow}", 1))
-                if shadow == "slow":
-                    subprocess.run(["sleep", f"{OVER_S - 1}"], check=True)
+                turns[shadow].append(at_rate(running, TURN_S, folder, f"/{shadow}", 1, OVER_S))
         told = {shadow: counts(running, shadow) for shadow in ("slow", "dead")}
     finally:
         running.stop()

@@ -338,7 +338,7 @@ def test_a_full_queue_drops_and_counts(start, sides):
     for _ in range(1300):
         connection.request("GET", "/same")
         assert connection.getresponse().read().decode() == LEGACY["/same"]
-    assert wait_for("drops", lambda: banyan.metric("banyan_shadow_dropped_total", route="r", cause="queue_full")) >= 900
+    wait_for("drops", lambda: (banyan.metric("banyan_shadow_dropped_total", route="r", cause="queue_full") or 0) >= 900)
     assert evidence(banyan)["dropped"] >= 900
 
 
@@ -359,7 +359,8 @@ routes: [{route("slow", "hung")}, {route("same", "new")}]
         connection.getresponse().read()
     told = lambda name: banyan.api(f"/api/v1/evidence/{name}")[1]  # noqa: E731
     assert wait_for("all of the other", lambda: (it := told("same"))["compared"] == 200 and it)["dropped"] == 0
-    assert told("slow")["dropped"] >= 300 and told("slow")["compared"] == 0
+    # At most 64 are under way and 256 wait.
+    assert wait_for("drops", lambda: (told("slow")["dropped"] >= 280)) and told("slow")["compared"] == 0
 
 
 def test_a_shadow_that_was_behind_is_asked_again_once_it_keeps_up(start, sides):

@@ -29,8 +29,8 @@ pub struct Evidence {
     /// Those that the sample took.
     pub sampled: AtomicU64,
     lost: [AtomicU64; Loss::ALL.len()],
-    /// Goes up whenever it begins anew: what was sampled before is then no part of it.
-    epoch: AtomicU64,
+    /// The number of the `Live` with which it began anew: what was sampled under an earlier one is no part of it.
+    began: AtomicU64,
     ledger: Mutex<Ledger>,
 }
 
@@ -92,7 +92,7 @@ pub struct Brief {
 
 /// One finished comparison.
 pub struct Finished<'a> {
-    /// The identity of what it was compared by, and the epoch in which it was sampled.
+    /// The identity of what it was compared by, and the number of the `Live` that it was sampled under.
     pub under: (u64, u64),
     pub verdict: &'a Verdict,
     /// Equal for equal requests.
@@ -143,35 +143,37 @@ impl Evidence {
     }
 
     /// What is compared from now on, and how: backends and rules. Under another identity, what was found says nothing any more.
-    pub fn begin(&self, identity: u64) {
+    /// Call before that `Live` is in force, with its number.
+    pub fn begin(&self, identity: u64, number: u64) {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         if ledger.identity != identity {
-            self.anew(&mut ledger, identity);
+            self.anew(&mut ledger, identity, number);
         }
     }
 
     /// After a rollback was lifted: what was found before belongs to what was wrong then.
-    pub fn restart(&self) {
+    pub fn restart(&self, number: u64) {
         let mut ledger = self.ledger.lock().unwrap_or_else(PoisonError::into_inner);
         let identity = ledger.identity;
-        self.anew(&mut ledger, identity);
+        self.anew(&mut ledger, identity, number);
     }
 
-    fn anew(&self, ledger: &mut Ledger, identity: u64) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+    fn anew(&self, ledger: &mut Ledger, identity: u64, number: u64) {
         let dirty = ledger.windows.keys().copied().collect();
         *ledger = Ledger { identity, dirty, ..Ledger::default() };
         for count in [&self.eligible, &self.sampled].into_iter().chain(&self.lost) {
             count.store(0, Ordering::Relaxed);
         }
+        self.began.store(number, Ordering::Release);
     }
 
-    pub fn epoch(&self) -> u64 {
-        self.epoch.load(Ordering::Relaxed)
+    /// Whether what is sampled under a `Live` of this number is part of it.
+    pub fn knows(&self, number: u64) -> bool {
+        number >= self.began.load(Ordering::Acquire)
     }
 
-    fn is_of(&self, ledger: &Ledger, (identity, epoch): (u64, u64)) -> bool {
-        ledger.identity == identity && self.epoch() == epoch
+    fn is_of(&self, ledger: &Ledger, (identity, number): (u64, u64)) -> bool {
+        ledger.identity == identity && self.knows(number)
     }
 
     pub fn lose(&self, loss: Loss) {

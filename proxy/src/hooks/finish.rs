@@ -23,6 +23,9 @@ use pingora_error::Error;
 use pingora_proxy::Session;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+/// Bytes of `tracestate` that a span carries.
+const STATE_MAX: usize = 512;
+
 pub fn run(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut Context) {
     if let Some(error) = error
         && ctx.cause.is_none()
@@ -120,7 +123,9 @@ fn span(session: &Session, ctx: &Context, took: Duration, failed: bool) -> Span 
     let name = [request.method.as_str(), " ", route].concat().into();
     let start = SystemTime::now().checked_sub(took).unwrap_or(UNIX_EPOCH);
     let state = request.headers.get(TRACESTATE).filter(|_| ctx.trace.from_w3c);
-    let state = state.and_then(|state| state.to_str().ok()).map(Box::from);
+    // As much as everybody has to carry (W3C Trace Context, 3.3.1.5); a part of it would say something else.
+    let state = state.and_then(|state| state.to_str().ok()).filter(|state| state.len() <= STATE_MAX);
+    let state = state.map(Box::from);
     Span { trace: ctx.trace, kind: Kind::Server, linked: None, state, name, start, took, failed, attributes }
 }
 
@@ -138,7 +143,7 @@ fn mirror(shared: &Shared, session: &Session, error: Option<&Error>, ctx: &mut C
     };
     if let Some(loss) = loss {
         let runtime = &live.serving.routes[found.route as usize];
-        runtime.lose_of(capture.epoch, &shared.metrics, &live.serving.table.route(found.route).id, loss);
+        runtime.lose_of(live.number, &shared.metrics, &live.serving.table.route(found.route).id, loss);
         return None;
     }
     let ask = Ask {

@@ -301,11 +301,13 @@ fn sampled(
         Shadow::Verify => None,
     };
     let evidence = runtime.evidence();
+    if !evidence.knows(live.number) {
+        return None;
+    }
     evidence.eligible.fetch_add(1, Ordering::Relaxed);
     if rand::random_range(0..PPM) >= rule.sample.get() {
         return None;
     }
-    let epoch = evidence.epoch();
     evidence.sampled.fetch_add(1, Ordering::Relaxed);
     // What would be dropped in the end costs nothing when it is dropped now.
     let backend =
@@ -318,10 +320,10 @@ fn sampled(
         None
     };
     if let Some(loss) = loss {
-        runtime.lose(&shared.metrics, &route.id, loss);
+        runtime.lose_of(live.number, &shared.metrics, &route.id, loss);
         return None;
     }
-    Some(Capture::new(side, epoch, rule.max_body_bytes as usize, &shared.shadow.budget))
+    Some(Capture::new(side, rule.max_body_bytes as usize, &shared.shadow.budget))
 }
 
 /// A good override's side; a bad one is counted. The header itself is stripped on the way to the backend in any case.

@@ -26,14 +26,14 @@ pub fn flush(store: &EvidenceStore, live: &LiveTable, metrics: &Metrics) {
     let Some(live) = live.load() else { return };
     let now = SystemTime::now();
     let routes = live.serving.table.routes.iter().zip(&live.serving.routes);
-    let known = routes.filter_map(|(route, runtime)| Some((&*route.id, runtime.evidence_if_any()?)));
+    let known = routes.filter_map(|(route, runtime)| Some((&*route.id, runtime, runtime.evidence_if_any()?)));
     let changed: Vec<_> =
-        known.filter_map(|(id, evidence)| Some((id, evidence, evidence.to_keep(now)?))).collect();
+        known.filter_map(|(id, runtime, it)| Some((id, runtime, it, it.to_keep(now)?))).collect();
     if changed.is_empty() {
         return;
     }
-    for (id, evidence, _) in &changed {
-        let name = metrics.names.of(id);
+    for (id, runtime, evidence, _) in &changed {
+        let name = runtime.metrics.name(metrics, id);
         // Of many routes together they would say nothing.
         if name != OTHER {
             let brief = evidence.brief(now);
@@ -41,11 +41,11 @@ pub fn flush(store: &EvidenceStore, live: &LiveTable, metrics: &Metrics) {
             metrics.coverage.with_label_values(&[name]).set(brief.coverage);
         }
     }
-    let rows: Vec<(&str, Kept)> = changed.iter().map(|(id, _, kept)| (*id, kept.clone())).collect();
+    let rows: Vec<(&str, Kept)> = changed.iter().map(|(id, _, _, kept)| (*id, kept.clone())).collect();
     if let Err(error) = store.keep(&rows) {
         metrics.evidence_store_errors.inc();
         tracing::warn!(%error, "evidence cannot be written; it stays in memory");
-        for (_, evidence, kept) in &changed {
+        for (_, _, evidence, kept) in &changed {
             evidence.keep_again(kept.windows.keys().copied());
         }
     }

@@ -9,8 +9,9 @@ use banyan_routes::ids::Side;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Of all backends together; `targets::places` bounds those of one.
+/// Of all backends together, beside the first few of each; `targets::places` bounds those of one.
 const LINE: usize = 4_096;
+const FIRST: u32 = 4;
 
 #[derive(Default)]
 pub struct Line(Mutex<VecDeque<Exchange>>);
@@ -28,7 +29,9 @@ impl Line {
     /// One that finds no room comes back.
     pub fn push(&self, exchange: Exchange) -> Option<Exchange> {
         let mut line = self.line();
-        let fits = line.len() < LINE && target(&exchange).is_none_or(|backend| backend.places.wait());
+        // Who waits for nobody yet finds room even then.
+        let most = if line.len() < LINE { u32::MAX } else { FIRST };
+        let fits = target(&exchange).is_none_or(|backend| backend.places.wait(most));
         if !fits {
             return Some(exchange);
         }
@@ -58,10 +61,10 @@ impl Line {
     }
 
     /// A step is over, and the next begins: whose copies did nobody come for? `false`: those of all that wait.
-    pub fn step(&self) -> bool {
+    pub fn step(&self, most: u32) -> bool {
         let line = self.line();
         let targets = || line.iter().filter_map(target);
-        targets().for_each(|backend| backend.places.look());
+        targets().for_each(|backend| backend.places.look(most));
         targets().for_each(|backend| backend.places.begin_step());
         targets().any(|backend| !backend.places.is_behind())
     }

@@ -46,15 +46,13 @@ struct PanicGuard {
     metrics: Arc<Metrics>,
     live: Arc<Live>,
     route: u32,
-    epoch: u64,
     finished: bool,
 }
 
 impl PanicGuard {
     fn new(mirror: &Mirror, exchange: &Exchange) -> PanicGuard {
         let (metrics, live) = (mirror.metrics.clone(), exchange.ask.live.clone());
-        let (route, epoch) = (exchange.ask.found.route, exchange.capture.epoch);
-        PanicGuard { metrics, live, route, epoch, finished: false }
+        PanicGuard { metrics, live, route: exchange.ask.found.route, finished: false }
     }
 }
 
@@ -63,7 +61,7 @@ impl Drop for PanicGuard {
         if !self.finished && std::thread::panicking() {
             let id = &self.live.serving.table.route(self.route).id;
             let runtime = &self.live.serving.routes[self.route as usize];
-            runtime.lose_of(self.epoch, &self.metrics, id, Loss::Panic);
+            runtime.lose_of(self.live.number, &self.metrics, id, Loss::Panic);
         }
     }
 }
@@ -79,7 +77,7 @@ const PLACES_LEFT: u32 = 4;
 /// Writes that wait until they can be seen.
 const LAGGING_MAX: usize = 1_024;
 /// Those that begin on a batch, each of which sends one copy after the other over the connection it has; and after how long as many again, and twice
-/// as many the next time, help them. A shadow that is fast is asked by few, whose connections and buffers stay warm; one that is slow by all.
+/// as many the next time, help them. A shadow that is fast is asked by few, whose connections and buffers stay warm; one that is slow by as many as it has places.
 const LANES: usize = 4;
 const STEP: Duration = Duration::from_millis(5);
 
@@ -146,7 +144,7 @@ impl Mirror {
                 tokio::spawn(self.clone().lane(permit));
             }
             tokio::time::sleep(STEP).await;
-            if self.line.step() {
+            if self.line.step(self.places()) {
                 lanes = LANES_MAX.min(lanes * 2);
             } else {
                 // Nothing waits, or all of it for those that are behind.
@@ -206,7 +204,9 @@ impl Mirror {
     /// The copy and, now and then, legacy a second time.
     async fn copy(&self, exchange: &Exchange, route: &Route, rule: &ShadowRule, side: Side) {
         let capture = &exchange.capture;
-        let Some(backend) = backend(exchange, side) else { return };
+        let Some(backend) = backend(exchange, side) else {
+            return drop_exchange(&self.metrics, exchange, Loss::Unread);
+        };
         if let Some(loss) = closed(backend) {
             return drop_exchange(&self.metrics, exchange, loss);
         }
@@ -297,7 +297,7 @@ impl Mirror {
         let backends = backend(exchange, Side::Legacy).zip(backend(exchange, Side::Serverless));
         let (Some(path), Some((legacy, serverless))) = (read.fill(&parameters, location, &decoded), backends)
         else {
-            return drop_exchange(&self.metrics, exchange, Loss::Unsafe);
+            return drop_exchange(&self.metrics, exchange, Loss::Unread);
         };
         if let Some(loss) = closed(legacy).or_else(|| closed(serverless)) {
             return drop_exchange(&self.metrics, exchange, loss);
@@ -320,7 +320,7 @@ impl Mirror {
         };
         let mut answers = Vec::new();
         for (side, backend) in [(Side::Legacy, legacy), (Side::Serverless, serverless)] {
-            let Ok(copy) = get() else { return };
+            let Ok(copy) = get() else { return drop_exchange(&self.metrics, exchange, Loss::Unread) };
             let answer = self.send(exchange, route, Context::read_back(ask, side), copy, backend).await;
             if answer.as_ref().err() == Some(&Missed::Connection) {
                 return drop_exchange(&self.metrics, exchange, Loss::Connections);
@@ -446,7 +446,8 @@ fn shadow_span(
 }
 
 fn under(exchange: &Exchange) -> (u64, u64) {
-    (exchange.ask.live.serving.identities[exchange.ask.found.route as usize], exchange.capture.epoch)
+    let live = &exchange.ask.live;
+    (live.serving.identities[exchange.ask.found.route as usize], live.number)
 }
 
 fn raw(shadow: &Shadowed) -> Raw<'_> {

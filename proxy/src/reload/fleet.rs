@@ -92,18 +92,19 @@ impl Reloader {
         let Some(serving) = self.serving.clone() else { return };
         let served = Arc::new(in_force(&self.state, &self.unsent, &serving.table));
         let before = std::mem::replace(&mut self.served, served);
+        if let Some(fleet) = &self.fleet {
+            fleet.serve(serving.table.revision.as_str(), self.state.revision);
+        }
+        let live = Live::new(serving.clone(), self.kills(), self.served.clone());
         for (route, runtime) in serving.table.routes.iter().zip(&serving.routes) {
             let rolled_back =
                 |state: &State| state.routes.get(&*route.id).is_some_and(|route| route.rolled_back);
             // What was compared before a rollback says nothing of what comes after it.
             if rolled_back(&before) && !rolled_back(&self.served) {
-                runtime.evidence().restart();
+                runtime.evidence().restart(live.number);
             }
         }
-        if let Some(fleet) = &self.fleet {
-            fleet.serve(serving.table.revision.as_str(), self.state.revision);
-        }
-        self.live.publish(Live::new(serving, self.kills(), self.served.clone()));
+        self.live.publish(live);
         self.count_routes();
         self.count_kills();
     }

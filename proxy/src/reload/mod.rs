@@ -389,8 +389,7 @@ impl Reloader {
     fn publish(&mut self, serving: Arc<Serving>) {
         let before = self.serving.replace(serving.clone());
         self.served = Arc::new(in_force(&self.state, &self.unsent, &serving.table));
-        self.live.publish(Live::new(serving.clone(), self.kills(), self.served.clone()));
-        // In force first: what is sampled by the rules before belongs to an epoch that ends here.
+        let live = Live::new(serving.clone(), self.kills(), self.served.clone());
         for ((route, runtime), identity) in
             serving.table.routes.iter().zip(&serving.routes).zip(&serving.identities)
         {
@@ -399,9 +398,10 @@ impl Reloader {
                 if let Some(kept) = self.store.take(&route.id) {
                     runtime.evidence().adopt(kept);
                 }
-                runtime.evidence().begin(*identity);
+                runtime.evidence().begin(*identity, live.number);
             }
         }
+        self.live.publish(live);
         if let Some(fleet) = &self.fleet {
             fleet.serve(serving.table.revision.as_str(), self.state.revision);
         }

@@ -95,5 +95,5 @@ impl ShadowQueue {
 /// Counts a loss.
 pub fn drop_exchange(metrics: &Metrics, exchange: &Exchange, loss: Loss) {
     let runtime = &exchange.ask.live.serving.routes[exchange.ask.found.route as usize];
-    runtime.lose_of(exchange.capture.epoch, metrics, exchange.route(), loss);
+    runtime.lose_of(exchange.ask.live.number, metrics, exchange.route(), loss);
 }

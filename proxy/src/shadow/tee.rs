@@ -101,8 +101,6 @@ impl Drop for Tee {
 pub struct Capture {
     /// The side that gets the copy; `None` when nothing is copied and both sides are read afterwards.
     pub shadow: Option<Side>,
-    /// Of the route's evidence, when it was sampled.
-    pub epoch: u64,
     pub request: Tee,
     pub answer: Tee,
     pub status: u16,
@@ -115,11 +113,10 @@ pub struct Capture {
 }
 
 impl Capture {
-    pub fn new(shadow: Option<Side>, epoch: u64, max: usize, budget: &Arc<Budget>) -> Box<Capture> {
+    pub fn new(shadow: Option<Side>, max: usize, budget: &Arc<Budget>) -> Box<Capture> {
         let tee = || Tee::new(max, budget);
         Box::new(Capture {
             shadow,
-            epoch,
             request: tee(),
             answer: tee(),
             status: 0,

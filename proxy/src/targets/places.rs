@@ -32,9 +32,9 @@ impl Places {
         self.behind.load(Ordering::Relaxed)
     }
 
-    /// Whether one more may wait.
-    pub fn wait(&self) -> bool {
-        let fits = self.waiting.load(Ordering::Relaxed) < WAITING_MAX;
+    /// Whether one more may wait, beside fewer than so many.
+    pub fn wait(&self, most: u32) -> bool {
+        let fits = self.waiting.load(Ordering::Relaxed) < most.min(WAITING_MAX);
         if fits {
             self.waiting.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -65,9 +65,9 @@ impl Places {
         self.under_way.fetch_sub(1, Ordering::Relaxed);
     }
 
-    /// Looked at after each step while something waits: all places are taken, and nobody has come.
-    pub fn look(&self) {
-        if !self.moves.load(Ordering::Relaxed) && !self.has_room(self.max) {
+    /// Looked at after each step while something waits: all places that it may have are taken, and nobody has come.
+    pub fn look(&self, most: u32) {
+        if !self.moves.load(Ordering::Relaxed) && !self.has_room(most) {
             self.behind.store(true, Ordering::Relaxed);
         }
     }
@@ -84,12 +84,12 @@ mod tests {
     #[test]
     fn it_is_behind_until_the_last_that_waits_has_a_place() {
         let places = Places::new(None);
-        assert_eq!((0..PLACES + 2).filter(|_| places.wait()).count(), PLACES as usize + 2);
+        assert_eq!((0..PLACES + 2).filter(|_| places.wait(u32::MAX)).count(), PLACES as usize + 2);
         assert_eq!((0..PLACES + 2).filter(|_| places.begin(PLACES)).count(), PLACES as usize);
-        places.look();
+        places.look(PLACES);
         assert!(!places.is_behind(), "in this step some have begun");
         places.begin_step();
-        places.look();
+        places.look(PLACES);
         assert!(places.is_behind());
         places.end();
         assert!(places.begin(PLACES) && places.is_behind() && !places.begin(PLACES));
@@ -100,16 +100,18 @@ mod tests {
     #[test]
     fn one_with_a_place_is_not_behind() {
         let places = Places::new(Some(1_000));
-        assert!(places.wait() && places.wait() && places.begin(1) && !places.begin(1));
+        assert!(places.wait(u32::MAX) && places.wait(2) && places.begin(1) && !places.begin(1));
         places.begin_step();
-        places.look();
+        places.look(PLACES);
         assert!(!places.is_behind(), "others are in its way");
+        places.look(1);
+        assert!(places.is_behind(), "it may have no more");
     }
 
     #[test]
     fn what_waits_is_bounded_and_a_small_backend_has_few_places() {
         let places = Places::new(Some(4));
-        assert_eq!((0..1_000).filter(|_| places.wait()).count(), WAITING_MAX as usize);
+        assert_eq!((0..1_000).filter(|_| places.wait(u32::MAX)).count(), WAITING_MAX as usize);
         assert!(places.is_behind());
         assert_eq!((0..1_000).filter(|_| places.begin(PLACES)).count(), 4);
     }
