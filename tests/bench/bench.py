@@ -386,12 +386,13 @@ def main():
     for name in args.works.split(","):
         with tempfile.TemporaryDirectory(prefix="banyan-bench-") as folder:
             WORKS[name](pathlib.Path(folder), args, report)
+        if args.json:
+            # After each, so that a run that is ended keeps what it has.
+            args.json.write_text(json.dumps(report, indent=2) + "\n")
     rows = claims(report)
     print()
     for claim, figure, holds in rows:
         print(f"{'holds' if holds else 'FAILS'}  {claim}: {figure}")
-    if args.json:
-        args.json.write_text(json.dumps(report, indent=2) + "\n")
     raise SystemExit(0 if all(holds for _, _, holds in rows) else 1)
 
 
