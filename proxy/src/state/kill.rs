@@ -8,6 +8,11 @@ use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
 
+/// Whether a file of the state directory is a switch: stores lie beside them, and are written all the time.
+pub fn is_switch(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"KILL"))
+}
+
 /// What is killed now.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KillSet {

@@ -43,14 +43,14 @@ impl Places {
         fits
     }
 
-    /// Whether fewer are under way than it takes, or than so many.
-    pub fn has_room(&self, most: u32) -> bool {
-        self.under_way.load(Ordering::Relaxed) < most.min(self.max)
+    /// How many more may be under way, of so many at most.
+    pub fn room(&self, most: u32) -> u32 {
+        most.min(self.max).saturating_sub(self.under_way.load(Ordering::Relaxed))
     }
 
     /// Takes a place for one that waits.
     pub fn begin(&self, most: u32) -> bool {
-        if !self.has_room(most) {
+        if self.room(most) == 0 {
             return false;
         }
         self.under_way.fetch_add(1, Ordering::Relaxed);
@@ -67,7 +67,7 @@ impl Places {
 
     /// Looked at after each step while something waits: all places that it may have are taken, and nobody has come.
     pub fn look(&self, most: u32) {
-        if !self.moves.load(Ordering::Relaxed) && !self.has_room(most) {
+        if !self.moves.load(Ordering::Relaxed) && self.room(most) == 0 {
             self.behind.store(true, Ordering::Relaxed);
         }
     }
