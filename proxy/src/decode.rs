@@ -10,8 +10,18 @@ use std::io::Read;
 /// More than any body that is kept can honestly become.
 const DECODED_MAX: u64 = 16 << 20;
 
-/// `None`: an unknown coding, a broken one, or one that grows too large.
-pub fn decoded(headers: &HeaderMap, body: &Bytes) -> Option<Bytes> {
+/// Why there are no bytes behind a body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Undecoded {
+    /// It is not what it says it is: no client can read it.
+    Broken,
+    /// A coding that is not known here.
+    Unknown,
+    /// It grows beyond `DECODED_MAX`.
+    TooLarge,
+}
+
+pub fn decoded(headers: &HeaderMap, body: &Bytes) -> Result<Bytes, Undecoded> {
     let lines = headers.get_all(header::CONTENT_ENCODING).iter().filter_map(|line| line.to_str().ok());
     let codings: Vec<String> = lines
         .flat_map(|line| line.split(','))
@@ -19,21 +29,23 @@ pub fn decoded(headers: &HeaderMap, body: &Bytes) -> Option<Bytes> {
         .filter(|coding| !coding.is_empty() && coding != "identity")
         .collect();
     if body.is_empty() {
-        return Some(body.clone());
+        return Ok(body.clone());
     }
     // The last one was put on last.
     codings.iter().rev().try_fold(body.clone(), |body, coding| match coding.as_str() {
         "gzip" | "x-gzip" => read(flate2::read::MultiGzDecoder::new(&*body)),
-        "deflate" => read(flate2::read::ZlibDecoder::new(&*body))
-            .or_else(|| read(flate2::read::DeflateDecoder::new(&*body))),
+        "deflate" => match read(flate2::read::ZlibDecoder::new(&*body)) {
+            Err(Undecoded::Broken) => read(flate2::read::DeflateDecoder::new(&*body)),
+            read => read,
+        },
         "br" => read(brotli::Decompressor::new(&*body, 4096)),
-        "zstd" => read(zstd::stream::read::Decoder::new(&*body).ok()?),
-        _ => None,
+        "zstd" => read(zstd::stream::read::Decoder::new(&*body).map_err(|_| Undecoded::Broken)?),
+        _ => Err(Undecoded::Unknown),
     })
 }
 
-fn read(decoder: impl Read) -> Option<Bytes> {
+fn read(decoder: impl Read) -> Result<Bytes, Undecoded> {
     let mut out = Vec::new();
-    decoder.take(DECODED_MAX + 1).read_to_end(&mut out).ok()?;
-    (out.len() as u64 <= DECODED_MAX).then(|| Bytes::from(out))
+    decoder.take(DECODED_MAX + 1).read_to_end(&mut out).map_err(|_| Undecoded::Broken)?;
+    if out.len() as u64 > DECODED_MAX { Err(Undecoded::TooLarge) } else { Ok(Bytes::from(out)) }
 }

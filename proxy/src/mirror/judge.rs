@@ -2,7 +2,7 @@
 //!
 //! Input: status, headers and body of both sides. Output: a verdict. Must not: know where they came from.
 
-use crate::decode::decoded;
+use crate::decode::{Undecoded, decoded};
 use banyan_routes::compare::rules::Rules;
 use banyan_routes::compare::{Answer, Difference, Kind, Unknown, Value, Verdict, compare, statuses};
 use bytes::Bytes;
@@ -45,11 +45,24 @@ pub fn judge(legacy: Option<Raw<'_>>, serverless: Option<Raw<'_>>, rules: &Rules
     // The same bytes in the same coding are the same, whatever they would be.
     let as_sent = |it: Raw<'_>| same.then(|| it.body.clone());
     let read = |it: Raw<'_>| match it.truncated {
-        true => Some(it.body.clone()),
-        false => decoded(it.headers, it.body).or_else(|| as_sent(it)),
+        true => Ok(it.body.clone()),
+        false => decoded(it.headers, it.body).or_else(|why| as_sent(it).ok_or(why)),
     };
-    let Some((one, other)) = read(legacy).zip(read(serverless)) else {
-        return Verdict::Inconclusive(Unknown::Undecodable);
+    let (one, other) = match (read(legacy), read(serverless)) {
+        (Ok(one), Ok(other)) => (one, other),
+        // Clients can read the one, and not the other.
+        (Ok(_), Err(Undecoded::Broken)) | (Err(Undecoded::Broken), Ok(_)) => {
+            let said = |it: Raw<'_>| {
+                coding(it).as_ref().and_then(|it| it.to_str().ok()).map_or_else(Value::absent, Value::string)
+            };
+            return Verdict::Mismatch(vec![Difference {
+                path: "header.content-encoding".into(),
+                kind: Kind::Header,
+                legacy: said(legacy),
+                serverless: said(serverless),
+            }]);
+        }
+        _ => return Verdict::Inconclusive(Unknown::Undecodable),
     };
     compare(
         &Answer {

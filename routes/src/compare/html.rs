@@ -223,10 +223,34 @@ fn is_made(value: &str) -> bool {
     value.len() >= HASH_MIN && value.bytes().any(|byte| byte.is_ascii_digit() || byte.is_ascii_uppercase())
 }
 
-/// `/app.3f9a2b1c.js?v=9` -> `/app.….js?v=9`.
+/// What the version of a file is called in a query.
+const VERSIONS: [&str; 8] = ["v", "ver", "version", "rev", "h", "hash", "cb", "_"];
+
+/// `/app.3f9a2b1c.js?v=9` -> `/app.….js?v=9`: of the file's name and its version; what stands elsewhere may be whose file it is.
 fn without_hash(target: &str) -> String {
-    let mut out = String::with_capacity(target.len());
-    for part in target.split_inclusive(['.', '-', '/', '?', '&', '=', '_']) {
+    let (path, query) = target.split_at(target.find('?').unwrap_or(target.len()));
+    let (folder, name) = path.split_at(path.rfind('/').map_or(0, |at| at + 1));
+    let mut out = folder.to_owned();
+    // Without an ending it is no file.
+    if name.contains('.') {
+        masked(name, &mut out)
+    } else {
+        out.push_str(name)
+    }
+    for pair in query.split_inclusive(['?', '&']) {
+        match pair.split_once('=') {
+            Some((version, value)) if VERSIONS.contains(&version) => {
+                out.extend([version, "="]);
+                masked(value, &mut out);
+            }
+            _ => out.push_str(pair),
+        }
+    }
+    out
+}
+
+fn masked(text: &str, out: &mut String) {
+    for part in text.split_inclusive(['.', '-', '/', '?', '&', '=', '_']) {
         let bare = part.trim_end_matches(['.', '-', '/', '?', '&', '=', '_']);
         let letters = bare.bytes().any(|byte| byte.is_ascii_alphabetic());
         let digits = bare.bytes().any(|byte| byte.is_ascii_digit());
@@ -235,5 +259,4 @@ fn without_hash(target: &str) -> String {
         out.push_str(if is_hash { "…" } else { bare });
         out.push_str(&part[bare.len()..]);
     }
-    out
 }

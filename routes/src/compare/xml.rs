@@ -1,6 +1,6 @@
 //! XML -> `Node`: the infoset that applications see. XML 1.0, Namespaces in XML, SOAP 1.1 section 5 (multiRef).
 //!
-//! Input: decoded text. Output: elements with resolved names; prefixes, comments, declarations and space between elements are
+//! Input: decoded text. Output: elements with resolved names; prefixes, comments, the declaration and space between elements are
 //! gone. Must not: resolve external entities, or read a document type: what brings one is compared as text.
 
 use super::Unknown;
@@ -32,7 +32,20 @@ pub fn read(text: &str, budget: &mut Budget) -> Result<Option<Node>, Unknown> {
         .filter(|node| node.tag_name().name() == "multiRef")
         .filter_map(|node| Some((node.attribute("id").filter(|id| pointed.contains(id))?, node)))
         .collect();
-    element(document.root_element(), &targets, 0, budget).map(Some)
+    let mut root = element(document.root_element(), &targets, 0, budget)?;
+    // Beside the root, as it names the sheet of a document.
+    if let Node::Element(element) = &mut root {
+        let beside = document.root().children().filter_map(|it| it.pi());
+        element.children.splice(0..0, beside.map(instruction));
+    }
+    Ok(Some(root))
+}
+
+/// A processing instruction is an element of its own kind.
+fn instruction(it: roxmltree::PI<'_>) -> Node {
+    let children = it.value.map(|value| Node::Text(value.into())).into_iter().collect();
+    let name = format!("?{}", it.target).into();
+    Node::Element(Box::new(Element { namespace: "".into(), name, attributes: BTreeMap::new(), children }))
 }
 
 fn element(
@@ -70,6 +83,9 @@ fn element(
             if !is_target {
                 children.push(element(child, targets, depth + 1, budget)?);
             }
+        } else if let Some(it) = child.pi() {
+            budget.spend(1)?;
+            children.push(instruction(it));
         } else if let Some(text) = child.text().filter(|_| child.is_text()) {
             match children.last_mut() {
                 // A comment or a CDATA section in the middle does not make two texts.

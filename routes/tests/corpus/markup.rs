@@ -51,7 +51,6 @@ const DOCUMENTS: [(&str, Document); 4] = [
                     "<?xml version=\"1.0\"?>",
                     "<?xml version='1.0' encoding='UTF-8' standalone='yes'?>",
                 ),
-                ("a processing instruction", "<f:From>", "<?x y?><f:From>"),
                 ("a namespace that nobody uses", "xmlns:f=", "xmlns:z=\"urn:z\" xmlns:f="),
             ],
             real: &[
@@ -85,6 +84,13 @@ const DOCUMENTS: [(&str, Document); 4] = [
                     "/Envelope/Body",
                     "<f:Quote carrier=\"KE\" class=\"Y\">",
                     "<s:Fault/><f:Quote carrier=\"KE\" class=\"Y\">",
+                ),
+                ("a processing instruction", "/Envelope/Body/Quote/?x", "<f:From>", "<?x y?><f:From>"),
+                (
+                    "a style sheet",
+                    "/Envelope/?xml-stylesheet",
+                    "<s:Envelope",
+                    "<?xml-stylesheet href='a.xsl'?><s:Envelope",
                 ),
                 ("the end", "", "</s:Body></s:Envelope>", ""),
             ],
