@@ -4,8 +4,17 @@
 //! there. To ask the map for each of them would cost a request more than all that is decided about it.
 
 use banyan_routes::override_header::OVERRIDE_HEADER;
+use http::Method;
 use http::header::{self, HeaderMap};
 use pingora_http::RequestHeader;
+
+/// By which some frameworks take another method than the request's own.
+pub const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+
+/// The method by which is judged what a request may do: one that names another may do anything.
+pub fn acts_as<'a>(method: &'a Method, headers: &HeaderMap) -> &'a Method {
+    if METHOD_OVERRIDES.iter().any(|name| headers.contains_key(*name)) { &Method::POST } else { method }
+}
 
 /// What is looked for, of requests and of answers.
 #[derive(Clone, Copy)]
@@ -24,6 +33,8 @@ pub enum Header {
     Refused,
     /// It asks for less than the whole answer.
     Condition,
+    /// One of `METHOD_OVERRIDES`.
+    Method,
     /// It belongs to the connection, beside the first five. Nobody looks for it among a client's headers.
     HopByHop,
 }
@@ -63,6 +74,7 @@ impl Brings {
                     "tracestate" => bit(Header::TraceState),
                     "x-amzn-trace-id" => bit(Header::XRay),
                     OVERRIDE_HEADER => bit(Header::Override),
+                    other if METHOD_OVERRIDES.contains(&other) => bit(Header::Method),
                     other if refused(other) => bit(Header::Refused),
                     _ => 0,
                 },

@@ -343,6 +343,35 @@ def test_a_failing_answer_that_cannot_be_read_is_a_failing_answer(tmp_path):
     assert kinds(report) == {("status", "status"): 1} and report["matched"] == 1 and code == 1
 
 
+def test_what_clients_cannot_read_of_one_side_is_a_difference(tmp_path):
+    answer = lambda **more: {"status": 200, "headers": {"content-type": "application/json", **more}, "body": '{"a":1}'}  # noqa: E731
+    broken = answer(**{"content-encoding": "gzip"})
+    rows = [{"url": "/a", "legacy": answer(), "serverless": broken}, {"url": "/b", "legacy": broken, "serverless": {**broken, "body": "other"}}, {"url": "/c", "legacy": answer(), "serverless": answer(**{"content-encoding": "odd"})}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    _, report = run(tmp_path, tmp_path / "in.jsonl")
+    assert kinds(report)[("header.content-encoding", "header")] == 1 and report["inconclusive"] == {"undecodable": 2}, report
+
+
+def test_other_hosts_of_a_page_are_told_and_left_out(tmp_path):
+    one, other = counter("one"), counter("other")
+    urls = [f"https://{host}/{number}" for number in range(3) for host in ("shop.example", "ads.example:8443")]
+    entries = [{"startedDateTime": "2026-01-01T00:00:00Z", "time": 1, "request": {"method": "GET", "url": url, "headers": []}, "response": {"status": 200, "headers": [], "content": {"text": ""}}} for url in urls]
+    (tmp_path / "a.har").write_text(json.dumps({"log": {"entries": entries}}))
+    targets = ["--legacy", f"http://127.0.0.1:{one.server_port}", "--serverless", f"http://127.0.0.1:{other.server_port}"]
+    out = compare("run", "--in", tmp_path / "a.har", *targets)
+    assert "2 hosts (ads.example:8443, shop.example)" in out.stderr and len(one.seen) == 6, out.stderr
+    _, report = run(tmp_path, tmp_path / "a.har", *targets, "--only-host", "SHOP.example")
+    assert report["compared"] == 3 and report["input"]["left_out"] == {"of another host": 3} and len(one.seen) == 9
+    # A method by another name is no safe one, and a report that cannot be written is told before anything is sent.
+    entries = [{"url": "/a", "headers": {"X-HTTP-Method-Override": "DELETE"}}]
+    (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in entries))
+    out = compare("run", "--in", tmp_path / "in.jsonl", *targets, "--json", tmp_path / "r.json")
+    assert len(one.seen) == 9 and json.loads((tmp_path / "r.json").read_text())["compared"] == 0, out.stdout
+    (tmp_path / "in.jsonl").write_text('{"url": "/a"}\n')
+    out = compare("run", "--in", tmp_path / "in.jsonl", *targets, "--html", tmp_path / "nowhere/x.html", "--json", tmp_path / "new.json")
+    assert out.returncode == 64 and "nowhere" in out.stderr and len(one.seen) == 9 and not (tmp_path / "new.json").exists()
+
+
 def test_runs_say_the_same_twice_under_a_seed(tmp_path):
     rows = []
     for n in range(40):

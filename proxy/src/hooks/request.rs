@@ -270,9 +270,12 @@ fn side(shared: &Shared, live: &Arc<Live>, index: u32, facts: &RequestFacts<'_>,
                 runtime.over_ceiling.fetch_add(1, Ordering::Relaxed);
             }
             // A copy is the caller's as well: it goes nowhere its caller may not.
-            let copied = !ctx.upgrade && lets_out_all(live, ctx, route);
-            if let Some(rule) = route.shadow.as_ref().filter(|_| copied) {
-                ctx.capture = sampled(shared, live, runtime, route, rule, &decision, facts.method);
+            if let Some(rule) = &route.shadow
+                && !ctx.upgrade
+                && lets_out_all(live, ctx, route)
+            {
+                let method = if ctx.brings.has(Header::Method) { &Method::POST } else { facts.method };
+                ctx.capture = sampled(shared, live, runtime, route, rule, &decision, method);
             }
             ctx.decision = Some(decision);
             Next::Forward

@@ -4,7 +4,7 @@
 //! there is no body to hold. Must not: send a request twice that may have had an effect (law 7).
 
 use crate::answers::refuse;
-use crate::brings::{Brings, Header};
+use crate::brings::{Brings, Header, acts_as};
 use crate::client::exchange::Answer;
 use crate::context::Context;
 use crate::facts::nominated;
@@ -82,7 +82,9 @@ pub async fn run(shared: &Shared, session: &mut Session, ctx: &mut Context) -> R
             (ctx.shares, ctx.tries) = (ctx.shares + 1, ctx.tries - 1);
             continue;
         }
-        let replayable = ctx.route().is_some_and(|route| route.replayable(&session.req_header().method));
+        let replayable = ctx.route().is_some_and(|route| {
+            route.replayable(acts_as(&session.req_header().method, &session.req_header().headers))
+        });
         if stale && replayable && reused_may_be_stale {
             continue;
         }

@@ -9,6 +9,7 @@ pub mod control;
 pub mod judge;
 pub mod keep;
 
+use crate::brings::{METHOD_OVERRIDES, acts_as};
 use crate::context::Context;
 use crate::evidence::Finished;
 use crate::evidence::store::EvidenceStore;
@@ -24,7 +25,7 @@ use banyan_routes::compare::Verdict;
 use banyan_routes::evidence::Loss;
 use banyan_routes::ids::{SharePpm, Side};
 use banyan_routes::read_back::ReadBack;
-use banyan_routes::table::{Route, ShadowRule, Writes};
+use banyan_routes::table::{Route, ShadowRule, Writes, is_safe};
 use bytes::Bytes;
 use control::Controls;
 use http::{Method, header};
@@ -80,6 +81,8 @@ const LAGGING_MAX: usize = 1_024;
 /// as many the next time, help them. A shadow that is fast is asked by few, whose connections and buffers stay warm; one that is slow by as many as it has places.
 const LANES: usize = 4;
 const STEP: Duration = Duration::from_millis(5);
+/// Where all that waits is for backends that are behind, those that send to them go on with it: looked at in case there is none of them left, or more room.
+const LOOK: Duration = Duration::from_millis(250);
 
 pub struct Mirror {
     sender: Sender,
@@ -119,14 +122,15 @@ impl Mirror {
     /// Runs until the queue is closed. Call on the shadow's own runtime.
     pub async fn run(self: Arc<Mirror>, mut queue: Receiver<Exchange>) {
         let mut batch = Vec::with_capacity(BATCH);
-        let mut lanes = LANES;
+        let (mut lanes, mut moves) = (LANES, false);
         loop {
             let some_wait = !self.line.is_empty();
             let taken = tokio::select! {
                 biased;
                 taken = queue.recv_many(&mut batch, BATCH) => Some(taken),
                 () = self.due.notified() => None,
-                () = std::future::ready(()), if some_wait => None,
+                () = std::future::ready(()), if moves && some_wait => None,
+                () = tokio::time::sleep(LOOK), if some_wait => None,
             };
             if taken == Some(0) {
                 return;
@@ -144,7 +148,8 @@ impl Mirror {
                 tokio::spawn(self.clone().lane(permit));
             }
             tokio::time::sleep(STEP).await;
-            if self.line.step(self.places()) {
+            moves = self.line.step(self.places());
+            if moves {
                 lanes = LANES_MAX.min(lanes * 2);
             } else {
                 // Nothing waits, or all of it for those that are behind.
@@ -218,7 +223,8 @@ impl Mirror {
             timeouts: Some(&route.policy.timeouts),
             max: rule.max_body_bytes as usize,
         };
-        let safe = !matches!(&rule.writes, Writes::Sandbox { .. } if !banyan_routes::table::is_safe(&ask.head.method));
+        let acts_as = acts_as(&ask.head.method, &ask.head.headers);
+        let safe = !matches!(&rule.writes, Writes::Sandbox { .. } if !is_safe(acts_as));
         let control = line::backend(exchange, Side::Legacy).filter(|_| safe && self.may_control(route, rule));
         // Either may come first, so that being second is not what differs.
         let control_first = rand::random_bool(0.5);
@@ -305,9 +311,9 @@ impl Mirror {
         let get = || -> pingora_error::Result<Copy<'_>> {
             let mut head = RequestHeader::build(Method::GET, path.as_bytes(), None)?;
             for (name, value) in &ask.head.headers {
-                if ![header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING, header::EXPECT]
-                    .contains(name)
-                {
+                let of_the_write =
+                    [header::CONTENT_LENGTH, header::CONTENT_TYPE, header::TRANSFER_ENCODING, header::EXPECT];
+                if !of_the_write.contains(name) && !METHOD_OVERRIDES.contains(&name.as_str()) {
                     head.append_header(name.clone(), value.clone())?;
                 }
             }

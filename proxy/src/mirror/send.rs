@@ -3,7 +3,7 @@
 //! Input: the request as the client sent it, and a backend. Output: status, headers and a bounded body. Must not: use a
 //! connection, a retry or a byte that belongs to primary traffic.
 
-use crate::brings::Header;
+use crate::brings::{Header, acts_as};
 use crate::caps::Cap;
 use crate::client::exchange::{Answer as Answering, Client};
 use crate::context::{Context, Sent};
@@ -153,7 +153,7 @@ impl Sender {
                     rewrite::run(&mut head, &mut ctx, &body)?;
                     Ok(head)
                 };
-                let sent = match is_safe(&original.method) {
+                let sent = match is_safe(acts_as(&original.method, &original.headers)) {
                     true => self.client.send_safe(cap, &peer, head, copy.body).await,
                     false => self.client.send_within(cap, &peer, head()?, copy.body).await,
                 };

@@ -6,7 +6,6 @@
 use crate::testrun::record::{Fault, Recorded, Stored};
 use crate::testrun::target::Target;
 use banyan_routes::ids::Side;
-use banyan_routes::table::is_safe;
 use pingora_error::{ErrorType, Result};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -75,7 +74,7 @@ impl Plan {
         if needed(&recorded.legacy, &self.legacy) || needed(&recorded.serverless, &self.serverless) {
             return Some("no recorded answer");
         }
-        if is_safe(&recorded.method) {
+        if recorded.is_safe() {
             return None;
         }
         let targets = || [&self.legacy, &self.serverless].into_iter().flatten();

@@ -3,6 +3,7 @@
 //! Input and output: lines such as `{"method": "GET", "url": "/a", "headers": {"accept": "text/html"}}`. Must not: lose a byte of a body:
 //! what is not UTF-8 is base64.
 
+use crate::brings::acts_as;
 use banyan_routes::ids::Side;
 use banyan_routes::table::is_safe;
 use base64::Engine;
@@ -119,6 +120,11 @@ impl Recorded {
         })
     }
 
+    /// Whether it changes nothing, so that it may be asked of anybody.
+    pub fn is_safe(&self) -> bool {
+        is_safe(acts_as(&self.method, &self.headers))
+    }
+
     /// Method, target and body: what makes it another request than others.
     pub fn fingerprint(&self) -> u64 {
         let parts = [self.method.as_str().as_bytes(), self.target.as_bytes(), &self.body];
@@ -128,7 +134,7 @@ impl Recorded {
     /// Asks for the whole of what there is, whatever the client had already: as copies of live requests do. An answer that was recorded to
     /// less than that is none to compare with.
     pub fn unconditional(&mut self) {
-        if !is_safe(&self.method) {
+        if !self.is_safe() {
             return;
         }
         let conditions = CONDITIONS.into_iter().filter(|name| self.headers.remove(name).is_some()).count();

@@ -16,7 +16,6 @@ use banyan_routes::ids::Side;
 use banyan_routes::noise::Noise;
 use banyan_routes::redact::Redactor;
 use banyan_routes::stats::{clopper_pearson_upper, samples_needed};
-use banyan_routes::table::is_safe;
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use rand::seq::SliceRandom;
@@ -161,7 +160,7 @@ pub struct Exchange {
 pub async fn baseline(plan: &Plan, requests: &[Recorded], count: usize, seed: u64, rules: &Rules) -> Noise {
     let mut noise = Noise::default();
     let Some(legacy) = &plan.legacy else { return noise };
-    let mut safe: Vec<&Recorded> = requests.iter().filter(|it| is_safe(&it.method)).collect();
+    let mut safe: Vec<&Recorded> = requests.iter().filter(|it| it.is_safe()).collect();
     safe.shuffle(&mut StdRng::seed_from_u64(seed));
     for recorded in safe.iter().cycle().take(if safe.is_empty() { 0 } else { count }) {
         let (first, second) = (legacy.ask(recorded).await, legacy.ask(recorded).await);

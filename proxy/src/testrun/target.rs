@@ -5,7 +5,6 @@
 use crate::client::exchange::Client;
 use crate::testrun::record::{Recorded, Stored};
 use banyan_routes::ids::Side;
-use banyan_routes::table::is_safe;
 use bytes::BytesMut;
 use http::{HeaderName, HeaderValue, header};
 use pingora_core::upstreams::peer::HttpPeer;
@@ -111,7 +110,7 @@ impl Target {
             head.insert_header(header::CONTENT_LENGTH, recorded.body.len())?;
         }
         let at = Instant::now();
-        let sent = match is_safe(&recorded.method) {
+        let sent = match recorded.is_safe() {
             true => self.client.send_safe(None, &peer, || Ok(head.clone()), recorded.body.clone()).await,
             false => self.client.send(&peer, head, recorded.body.clone()).await,
         };

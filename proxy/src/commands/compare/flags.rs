@@ -87,6 +87,9 @@ pub struct Run {
     /// Of an answer; what is longer cannot be compared.
     #[arg(long, env = "BANYAN_MAX_BODY", default_value = "4MiB")]
     pub max_body: ByteSize,
+    /// Only what was recorded of this host, with its port where one was named; repeat for several. What names none is kept.
+    #[arg(long, env = "BANYAN_ONLY_HOST", value_name = "NAME", value_delimiter = ',')]
+    pub only_host: Vec<String>,
     /// Only the first so many.
     #[arg(long, env = "BANYAN_LIMIT")]
     pub limit: Option<usize>,

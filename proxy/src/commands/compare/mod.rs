@@ -22,7 +22,7 @@ pub use flags::Compare;
 use flags::{Outputs, Run, Shape, TermFlags, Values};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -67,6 +67,7 @@ fn play(flags: Run) -> Result<Exit, Stop> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let mut rules = flags.terms.compile()?;
     let mut input = input::read(&flags.input, flags.format).map_err(Stop::usage)?;
+    only_hosts(&mut input, &flags.only_host);
     input.requests.truncate(flags.limit.unwrap_or(usize::MAX));
     let target = |side: Side, url: &Option<String>| {
         let new = |url: &String| {
@@ -90,7 +91,8 @@ fn play(flags: Run) -> Result<Exit, Stop> {
         rules.own(&target.authority);
     }
     flags.host.iter().for_each(|host| rules.own(host));
-    let seed = flags.seed.unwrap_or_else(rand::random);
+    // As large as a number may be that every reader of JSON reads as it stands.
+    let seed = flags.seed.unwrap_or_else(|| rand::random::<u64>() >> 11);
     let plan = Arc::new(Plan {
         legacy,
         serverless,
@@ -111,6 +113,9 @@ fn play(flags: Run) -> Result<Exit, Stop> {
     if flags.dry_run {
         return Ok(dry_run(&plan, &input, flags.out.output));
     }
+    // Before anything is sent: a run whose verdict cannot be written would have to be done again.
+    let outputs = [&flags.out.json, &flags.out.junit, &flags.out.markdown, &flags.out.html, &flags.save];
+    outputs.into_iter().flatten().try_for_each(|path| can_be_written(path))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -228,6 +233,42 @@ fn facts(file: &Path, input: &Input, requests: u64) -> InputFacts {
         requests,
         left_out: input.left_out.iter().map(|(why, count)| ((*why).to_owned(), *count)).collect(),
     }
+}
+
+/// A browser's page asks many hosts, of which the targets are one: the others' requests are nothing to them.
+fn only_hosts(input: &mut Input, only: &[String]) {
+    if only.is_empty() {
+        let hosts: BTreeSet<&str> =
+            input.requests.iter().map(|it| &*it.host).filter(|host| !host.is_empty()).collect();
+        if hosts.len() > 1 {
+            let some: Vec<&str> = hosts.iter().copied().take(5).collect();
+            eprintln!(
+                "banyan: recorded of {} hosts ({}{}), and all of it is asked of the same targets; `--only-host NAME` keeps one",
+                hosts.len(),
+                some.join(", "),
+                if hosts.len() > some.len() { ", ..." } else { "" }
+            );
+        }
+        return;
+    }
+    let before = input.requests.len();
+    let kept = |host: &str| host.is_empty() || only.iter().any(|name| name.eq_ignore_ascii_case(host));
+    input.requests.retain(|it| kept(&it.host));
+    let gone = (before - input.requests.len()) as u64;
+    if gone > 0 {
+        *input.left_out.entry("of another host").or_default() += gone;
+    }
+}
+
+/// Nothing is changed by asking.
+fn can_be_written(path: &Path) -> Result<(), Stop> {
+    let is_new = !path.exists();
+    std::fs::OpenOptions::new()
+        .append(true)
+        .create(true)
+        .open(path)
+        .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
+        .map_err(|error| Stop::usage(format!("{}: {error}", path.display())))
 }
 
 /// By the seed where one is given, so that two runs say the same; such pseudonyms can be guessed by who knows it.
