@@ -1,5 +1,6 @@
 """A backend that fails is left alone, tried by a few, and taken back; an address that fails alone is left out."""
 
+import socket
 import subprocess
 import time
 
@@ -111,6 +112,36 @@ routes: [{{id: r, match: {{prefix: /}}, legacy: b}}]
     then = [send(banyan.port, "GET", "/").status for _ in range(30)]
     assert first.count(500) >= 6 and then.count(500) == 15, "of three addresses one may be left out; the other two take turns"
     assert banyan.metric("banyan_outlier_ejections_total", backend="b") == 1
+
+
+def test_those_left_out_are_asked_where_nobody_else_is_healthy(start):
+    ill, failing = lease_port(), lease_port()
+    servers = f"server {{ listen 127.0.0.1:{failing}; location /h {{ return 200 ok; }} location / {{ return 500 no; }} }} server {{ listen 127.0.0.1:{ill}; location / {{ return 500 ill; }} }}"
+    start(Nginx, servers, ill=ill, failing=failing)
+    rule = f"""
+version: 1
+backends: {{b: {{urls: ["http://127.0.0.1:{ill}", "http://127.0.0.1:{failing}"], outliers: {{failures: 3, eject_for: 30s, max_ejected: 50%}}, health: {{path: /h, interval: 1s, unhealthy_after: 1}}}}}}
+routes: [{{id: r, match: {{prefix: /}}, legacy: b}}]
+"""
+    banyan = start(Banyan, rule)
+    wait_for("one to be ill", lambda: send(banyan.port, "GET", "/").body == b"no" and send(banyan.port, "GET", "/").body == b"no")
+    assert {send(banyan.port, "GET", "/").body for _ in range(10)} == {b"no"}, "it is left out, and answers for want of another"
+    assert banyan.metric("banyan_outlier_ejections_total", backend="b") == 1
+
+
+def test_a_client_that_stops_sending_is_no_failure_of_the_backend(start):
+    airline = start(Airline)
+    text = rules(airline.legacy, airline.serverless, "failures: 3, open_for: 30s", "stage: serverless, timeouts: {first_byte: 500ms}")
+    banyan = start(Banyan, text)
+    for _ in range(4):
+        with socket.create_connection(("127.0.0.1", banyan.port), timeout=10) as client:
+            client.sendall(b"POST /api/loyalty HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nabc")
+            assert client.recv(100).startswith(b"HTTP/1.1 408 "), "it is the client's to go on"
+    assert sides(banyan, 2) == [(200, "serverless", "stage")] * 2 and banyan.metric("banyan_breaker_state", backend="s") == 0
+    assert banyan.metric("banyan_refused_total", cause="request_timeout") == 4
+    # A backend that says nothing to a whole request is another matter.
+    airline.faults("serverless", {"prefix": "/", "delay_ms": 3000})
+    assert [status for status, *_ in sides(banyan, 3)] == [504] * 3 and banyan.metric("banyan_breaker_state", backend="s") == 1
 
 
 def test_rules_about_breakers_are_checked(tmp_path):

@@ -196,7 +196,8 @@ impl CredentialStore {
                 cause = inner.source();
             }
             // What a helper of the profile printed may be anything, secrets among it.
-            text.split("stderr").next().unwrap_or_default().chars().take(300).collect()
+            let lower = text.to_ascii_lowercase();
+            text[..lower.find("stderr").unwrap_or(text.len())].chars().take(300).collect()
         })
     }
 }

@@ -4,6 +4,7 @@
 //! changed where that means legacy. Must not: send a request twice that may have had an effect (law 7), or after a byte of
 //! an answer went out.
 
+use crate::brings::acts_as;
 use crate::context::Context;
 use crate::proxy::Shared;
 use crate::targets::dial::SHARE;
@@ -58,7 +59,7 @@ pub fn plan(
     if answered || request.retry_buffer_truncated() {
         return false;
     }
-    let method = &request.req_header().method;
+    let method = acts_as(&request.req_header().method, &request.req_header().headers);
     let Some(route) = ctx.route() else { return false };
     if !nothing_sent && !route.replayable(method) {
         return false;
@@ -139,16 +140,29 @@ pub fn after_connect(
     error
 }
 
+/// Whether the backend was waited for in vain because it waits itself: for the rest of a body that its client does not send. While bytes of the client's
+/// wait for the backend, it is the writing that times out. A client that asks first (`Expect`) may wait for the backend's word.
+fn is_the_clients(session: &mut Session, error: &Error) -> bool {
+    *error.esource() == ErrorSource::Upstream
+        && *error.etype() == ErrorType::ReadTimedout
+        && session.response_written().is_none()
+        && !session.req_header().headers.contains_key(http::header::EXPECT)
+        && !session.as_downstream_mut().is_body_done()
+}
+
 /// Something was sent, or at least begun.
 pub fn after_sending(
     shared: &Shared,
-    session: &Session,
+    session: &mut Session,
     ctx: &mut Context,
     mut error: Box<Error>,
     reused: bool,
 ) -> Box<Error> {
     // Every way out must leave this decided: the framework panics on one that is not.
     error.retry.decide_reuse(reused);
+    if is_the_clients(session, &error) {
+        error.as_down();
+    }
     if *error.etype() == AGAIN {
         return error;
     }
@@ -162,7 +176,8 @@ pub fn after_sending(
     }
     let request = session.as_downstream();
     let fresh = request.response_written().is_none() && !request.retry_buffer_truncated();
-    let replayable = ctx.route().is_some_and(|route| route.replayable(&request.req_header().method));
+    let method = acts_as(&request.req_header().method, &request.req_header().headers);
+    let replayable = ctx.route().is_some_and(|route| route.replayable(method));
     let again = (stale && fresh && replayable && ctx.tries <= STALE_TRIES_MAX)
         || plan(shared, session, ctx, kind, false);
     error.set_retry(again);

@@ -9,6 +9,7 @@ mod files;
 mod fleet;
 mod gauges;
 mod exits;
+mod identity;
 mod names;
 pub mod ramp;
 mod succession;
@@ -32,6 +33,7 @@ use crate::targets::handshake;
 use crate::targets::health;
 use crate::targets::resolve;
 use crate::targets::supplies::Supplies;
+use crate::targets::tls_files;
 use crate::targets::warm;
 use banyan_routes::compile::ReadFile;
 use banyan_routes::ids::{SharePpm, Side};
@@ -39,14 +41,13 @@ use banyan_routes::problem::{Place, Problem, Report, Source, report};
 use banyan_routes::read::ReadCache;
 use banyan_routes::rule_tests::compile_and_test;
 use banyan_routes::state::{State, WayBack, in_force};
-use banyan_routes::table::{Route, RouteTable, Writes};
+use banyan_routes::table::{RouteTable, Writes};
 use serde::Serialize;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 use tokio::task::JoinSet;
-use xxhash_rust::xxh3::xxh3_64;
 
 /// A cold start takes a second or a few; a rule set does not wait longer than this for warm instances.
 const WARM_WAIT_MAX: Duration = Duration::from_secs(10);
@@ -213,7 +214,8 @@ impl Reloader {
         self.handshakes(&table, &backends).await?;
         self.warm(&table, &backends).await;
         let routes = self.runtimes(&table);
-        let identities: Vec<u64> = table.routes.iter().map(|route| identity(&table, route)).collect();
+        let identities: Vec<u64> =
+            table.routes.iter().map(|route| identity::identity(&table, route)).collect();
         let (ceilings, limits) = (self.ceilings(&table), self.limits(&table));
         let (ways, exits) = (self.ways(&table), self.exits(&table, &backends));
         let attributions = Attributions::new(routes.len());
@@ -245,7 +247,7 @@ impl Reloader {
             let known = self.serving.iter().flat_map(|serving| &serving.backends).find(|backend| {
                 // Certificates are files: they may have changed under the same definition.
                 backend.definition == *definition
-                    && definition.tls == banyan_routes::backend::BackendTls::default()
+                    && backend.tls_files == tls_files::fingerprint(&self.rules_dir, &definition.tls)
             });
             if let Some(known) = known {
                 running.push(known.clone());
@@ -447,22 +449,6 @@ impl Reloader {
         }
         self.count_kills();
     }
-}
-
-/// Both backends, what is sent to them, and by which rules their answers are compared. What is only sampled otherwise stays evidence.
-fn identity(table: &RouteTable, route: &Route) -> u64 {
-    let Some(rule) = &route.shadow else { return 0 };
-    let backend = |side| route.backend(side).map(|at| table.backend(at));
-    let text = format!(
-        "{:?} {:?} {} {:?} {:?} {:?}",
-        backend(Side::Legacy),
-        backend(Side::Serverless),
-        rule.rules,
-        rule.writes,
-        route.policy.rewrite,
-        route.policy.request_headers,
-    );
-    xxh3_64(text.as_bytes())
 }
 
 /// Whether certificates have to be read again even when the rules say the same.

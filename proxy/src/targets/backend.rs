@@ -76,6 +76,8 @@ pub struct RunningBackend {
     next: AtomicUsize,
     ca: Option<Arc<[WrappedX509]>>,
     client: Option<Arc<CertKey>>,
+    /// What the two were read from.
+    pub tls_files: u64,
     pub response_seconds: Histogram,
     pub dials: Dials,
     /// Where the rules give it one.
@@ -147,6 +149,7 @@ impl RunningBackend {
         let ca =
             definition.tls.ca.as_deref().map(|path| tls_files::authorities(&base.join(path))).transpose();
         let ca = ca.map_err(tls_file)?;
+        let tls_files = tls_files::fingerprint(base, &definition.tls);
         let client = match &definition.tls.client {
             Some((cert, key)) => {
                 Some(tls_files::client(&base.join(&**cert), &base.join(&**key)).map_err(tls_file)?)
@@ -180,6 +183,7 @@ impl RunningBackend {
             next: AtomicUsize::new(0),
             ca,
             client,
+            tls_files,
             response_seconds,
             dials: Dials {
                 main: dial.within(Pool::Main, multiplexes(definition)),
@@ -260,7 +264,9 @@ impl RunningBackend {
         let counted =
             self.definition.connections.as_ref().map(|it| it.pool.as_deref().ok_or(&self.definition.id));
         (addresses, ports, counted).hash(&mut hash);
-        (&tls.ca, &tls.client, &tls.server_name, self.definition.protocol as u8).hash(&mut hash);
+        // By what they say: a connection that was verified by a file as it was is nothing to those who come after it.
+        (&tls.ca, &tls.client, self.tls_files).hash(&mut hash);
+        (&tls.server_name, self.definition.protocol as u8).hash(&mut hash);
         peer.group_key = hash.finish();
         let authority = origin.authority().into();
         Endpoint {
@@ -280,10 +286,13 @@ impl RunningBackend {
     /// only one. Where a cap leaves no room for another connection, the address where one rests goes first.
     pub fn pick(&self, avoid: Option<SocketAddr>) -> Option<Arc<Endpoint>> {
         let endpoints = self.endpoints.load();
-        let healthy =
-            |endpoint: &&Arc<Endpoint>| endpoint.healthy.load(Ordering::Relaxed) && !endpoint.is_ejected();
+        let is_healthy = |endpoint: &Arc<Endpoint>| endpoint.healthy.load(Ordering::Relaxed);
+        // Where all others are unhealthy, those that were left out are better than none.
+        let only_ejected = endpoints.iter().filter(|it| is_healthy(it)).all(|it| it.is_ejected());
+        let can_be_asked =
+            |endpoint: &&Arc<Endpoint>| is_healthy(endpoint) && (only_ejected || !endpoint.is_ejected());
         // Counted among those that can be asked, so that nobody gets the turns of a neighbour that is out.
-        let candidates = || endpoints.iter().filter(healthy);
+        let candidates = || endpoints.iter().filter(can_be_asked);
         let count = candidates().count();
         let turn = self.next.fetch_add(1, Ordering::Relaxed).checked_rem(count)?;
         if let Some(at) =
@@ -292,7 +301,8 @@ impl RunningBackend {
         {
             return Some(endpoint.clone());
         }
-        let first = candidates().nth(turn)?;
+        // One may have become unhealthy since they were counted.
+        let first = candidates().nth(turn).or_else(|| candidates().next())?;
         if Some(first.address) != avoid {
             return Some(first.clone());
         }

@@ -180,8 +180,10 @@ impl LiveBreaker {
     pub fn settle(&self, now: u64, probe: bool, failed: bool, took: Duration) -> Option<Option<Trip>> {
         let slow = self.rule.slow.is_some_and(|(most, _)| took > most);
         match self.state.load(Relaxed) {
+            // Calls that were made before it opened say nothing of now.
+            HALF_OPEN if !probe && !self.rule.observe => return None,
             HALF_OPEN if failed || slow => return self.open(now, Trip::Probe),
-            HALF_OPEN if probe || self.rule.observe => {
+            HALF_OPEN => {
                 let enough = self.probed.fetch_add(1, Relaxed) + 1 >= self.rule.probes;
                 return (enough && self.close()).then_some(None);
             }
@@ -301,6 +303,20 @@ mod tests {
             breaker.give_up();
         }
         assert_eq!((breaker.state(), breaker.admit(|| 31_000)), (State::Closed, Admission::Free));
+    }
+
+    #[test]
+    fn calls_from_before_it_opened_decide_nothing() {
+        let breaker = breaker(false);
+        (0..3).for_each(|_| drop(breaker.settle(0, false, true, QUICK)));
+        assert_eq!(breaker.admit(|| 5_000), Admission::Probe);
+        // Those that had hung time out one after the other.
+        (0..1_000).for_each(|_| assert_eq!(breaker.settle(5_001, false, true, QUICK), None));
+        assert_eq!(breaker.state(), State::HalfOpen);
+        assert_eq!(breaker.settle(5_002, true, false, QUICK), None);
+        breaker.give_up();
+        assert_eq!(breaker.admit(|| 5_003), Admission::Probe);
+        assert_eq!(breaker.settle(5_003, true, false, QUICK), Some(None));
     }
 
     #[test]

@@ -3,11 +3,25 @@
 //! Input: paths from the rules. Output: authorities and a client certificate, shared by all peers of a backend. Must not:
 //! be read per connection; a changed file is picked up by the next reload.
 
+use banyan_routes::backend::BackendTls;
 use pingora_core::utils::tls::{CertKey, WrappedX509, parse_x509};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use std::path::Path;
 use std::sync::Arc;
+use xxhash_rust::xxh3::Xxh3;
+
+/// Of all that the files say: the rules name them only. One that cannot be read is like an empty one here.
+pub fn fingerprint(base: &Path, tls: &BackendTls) -> u64 {
+    let mut hash = Xxh3::new();
+    let client = tls.client.iter().flat_map(|(cert, key)| [cert, key]);
+    for file in tls.ca.iter().chain(client) {
+        let bytes = std::fs::read(base.join(&**file)).unwrap_or_default();
+        hash.update(&bytes.len().to_le_bytes());
+        hash.update(&bytes);
+    }
+    hash.digest()
+}
 
 /// The authorities of a PEM file.
 pub fn authorities(path: &Path) -> Result<Arc<[WrappedX509]>, String> {
