@@ -11,6 +11,7 @@ use crate::reload::{Outcome, Reloader};
 use crate::rule_dir::{Fingerprint, fingerprint};
 use crate::settings::Watch;
 use crate::state::fleet::Fleet;
+use crate::state::kill::is_switch;
 use crate::succession;
 use banyan_routes::audit::Entry;
 use notify::event::{AccessKind, AccessMode, ModifyKind};
@@ -19,6 +20,7 @@ use pingora_core::server::ShutdownSignal;
 use sd_notify::NotifyState;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -135,6 +137,7 @@ impl ControlLoop {
         let mut seen = fingerprint(&self.rules_dir);
         let mut pending: Option<Pending> = None;
         let mut poll = tokio::time::interval(POLL);
+        let mut successor = None;
         loop {
             let due = pending.as_ref().map(|pending| pending.due.min(pending.latest));
             tokio::select! {
@@ -178,20 +181,27 @@ impl ControlLoop {
                         let _ = done.send(outcome);
                     }
                     Request::Change(asked, done) => {
+                        if asked.is_rollback() {
+                            self.keep_the_files(&mut successor).await;
+                        }
                         let _ = done.send(self.reloader.change(&asked).await);
                     }
                     Request::Audit(done) => {
                         let _ = done.send(self.reloader.audit());
                     }
                 },
+                outcome = end_of(&mut successor) => self.succeeded(outcome).await,
                 _ = self.signals.hup.recv() => {
                     (self.on_hup)();
                     self.settle(&mut seen).await;
                 }
                 _ = self.signals.usr1.recv() => self.reloader.kill_by_signal(true).await,
                 _ = self.signals.usr2.recv() => self.reloader.kill_by_signal(false).await,
-                _ = self.signals.term.recv() => self.drain(),
-                _ = self.signals.quit.recv() => self.succeed().await,
+                _ = self.signals.term.recv() => {
+                    self.keep_the_files(&mut successor).await;
+                    self.drain();
+                }
+                _ = self.signals.quit.recv() => self.succeed(&mut successor),
                 _ = self.signals.int.recv() => {
                     let _ = self.stop.send(Some(Stop::Fast));
                 }
@@ -254,15 +264,19 @@ impl ControlLoop {
         });
     }
 
-    /// QUIT: a new process takes the sockets over. Until it is ready this one serves on; only changes have to wait, because the files are the
-    /// new one's then.
-    async fn succeed(&mut self) {
-        if self.leaving.is_leaving() {
+    /// QUIT: a new process takes the sockets over. Until it is ready this one serves on, and goes back when it is told to; other changes are
+    /// refused, because the files are the new one's then.
+    fn succeed(&mut self, successor: &mut Option<Successor>) {
+        if self.leaving.is_leaving() || successor.is_some() {
             return;
         }
         tracing::info!("starting a successor");
         self.reloader.give_files_away();
-        match succession::succeed(&self.sockets).await {
+        *successor = Some(Box::pin(succession::succeed(self.sockets.clone())));
+    }
+
+    async fn succeeded(&mut self, outcome: anyhow::Result<u32>) {
+        match outcome {
             Ok(pid) => {
                 tracing::info!(pid, "the successor serves; this process ends what it has begun");
                 if self.leaving.succeeded() {
@@ -276,12 +290,20 @@ impl ControlLoop {
         }
     }
 
+    /// What has to be kept, or done now, does not wait for one that may never be ready: it is ended.
+    async fn keep_the_files(&mut self, successor: &mut Option<Successor>) {
+        if successor.take().is_some() {
+            tracing::warn!("the successor that was being started is ended, for what cannot wait for it");
+            self.reloader.take_files_back().await;
+        }
+    }
+
     /// Directories are watched, not files: editors replace a file, and a ConfigMap swaps a link.
     fn watchers(&self, events: &mpsc::UnboundedSender<Change>) -> Vec<notify::RecommendedWatcher> {
         let kill = events.clone();
         // Reading the directory is an access event itself; answering it with another look would never end.
         let kill_seen = move |event: notify::Event| {
-            if !matches!(event.kind, EventKind::Access(_)) {
+            if !matches!(event.kind, EventKind::Access(_)) && event.paths.iter().any(|path| is_switch(path)) {
                 let _ = kill.send(Change::Kill);
             }
         };
@@ -310,6 +332,17 @@ impl ControlLoop {
         }
         watchers
     }
+}
+
+/// One that is being started. Dropped, it is ended.
+type Successor = Pin<Box<dyn Future<Output = anyhow::Result<u32>> + Send>>;
+
+/// Never, where none is being started.
+async fn end_of(successor: &mut Option<Successor>) -> anyhow::Result<u32> {
+    let Some(starting) = successor else { return std::future::pending().await };
+    let outcome = starting.await;
+    *successor = None;
+    outcome
 }
 
 /// Never, where there is no fleet.

@@ -20,6 +20,7 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::AsyncReadExt;
 
@@ -40,31 +41,39 @@ struct Named {
     asked: SocketAddr,
 }
 
-/// Starts the same program with the same arguments, from the disk as it is now, and waits until it serves.
-pub async fn succeed(sockets: &Sockets) -> Result<u32> {
-    let (mut child, ours) = start()?;
-    let ready = async {
-        match hand(&ours, sockets) {
-            Err(error) if error.downcast_ref() == Some(&Errno::PIPE) => bail!(ENDED),
-            handed => handed?,
+/// What is not ready is no process to leave beside us: it may hold our files. Dropped before it is, it is ended.
+struct Starting(Option<Child>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.0.take() {
+            // It may have ended by itself.
+            let _ = child.kill();
+            let _ = child.wait();
         }
-        ours.set_nonblocking(true)?;
-        let mut ours = tokio::net::UnixStream::from_std(ours)?;
-        let mut word = [0; READY.len()];
-        let read = tokio::time::timeout(PATIENCE, ours.read_exact(&mut word)).await;
-        match read {
-            Ok(Ok(_)) if word == *READY => Ok(()),
-            Ok(Ok(_)) => bail!("the new process says something else than that it is ready"),
-            Ok(Err(_)) => bail!(ENDED),
-            Err(_) => bail!("the new process was not ready within {} s", PATIENCE.as_secs()),
+    }
+}
+
+/// Starts the same program with the same arguments, from the disk as it is now, and waits until it serves. Dropped before that, it ends it.
+pub async fn succeed(sockets: Arc<Sockets>) -> Result<u32> {
+    let (child, ours) = start()?;
+    let pid = child.id();
+    let mut starting = Starting(Some(child));
+    match hand(&ours, &sockets) {
+        Err(error) if error.downcast_ref() == Some(&Errno::PIPE) => bail!(ENDED),
+        handed => handed?,
+    }
+    ours.set_nonblocking(true)?;
+    let mut ours = tokio::net::UnixStream::from_std(ours)?;
+    let mut word = [0; READY.len()];
+    match tokio::time::timeout(PATIENCE, ours.read_exact(&mut word)).await {
+        Ok(Ok(_)) if word == *READY => {
+            starting.0 = None;
+            Ok(pid)
         }
-    };
-    match ready.await {
-        Ok(()) => Ok(child.id()),
-        Err(error) => {
-            end(&mut child);
-            Err(error)
-        }
+        Ok(Ok(_)) => bail!("the new process says something else than that it is ready"),
+        Ok(Err(_)) => bail!(ENDED),
+        Err(_) => bail!("the new process was not ready within {} s", PATIENCE.as_secs()),
     }
 }
 
@@ -77,13 +86,6 @@ fn start() -> Result<(Child, UnixStream)> {
     let mut command = Command::new(program);
     command.args(arguments).env(MARK, "1").stdin(Stdio::from(OwnedFd::from(theirs)));
     Ok((command.spawn().context("the new process cannot be started")?, ours))
-}
-
-/// What is not ready is no process to leave beside us: it may hold our files.
-fn end(child: &mut Child) {
-    // It may have ended by itself.
-    let _ = child.kill();
-    let _ = child.wait();
 }
 
 fn hand(channel: &UnixStream, sockets: &Sockets) -> Result<()> {

@@ -41,7 +41,9 @@ impl Outcomes {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Seen<'a> {
     pub now_unix_s: u64,
-    /// Since the share last changed.
+    /// Since when serverless is what it is, where that has changed beside the share; 0: it has not.
+    pub backend_since_unix_s: u64,
+    /// Since the share, or what serves it, last changed.
     pub since_change: Outcomes,
     /// In the window of the rule that ends the ramp.
     pub lately: Outcomes,
@@ -50,6 +52,8 @@ pub struct Seen<'a> {
     pub headroom: Option<Headroom>,
     /// Serverless was given less than its share lately, because of a ceiling.
     pub at_ceiling: bool,
+    /// Its breaker is open, no address is healthy, or there is nothing to prove itself with.
+    pub unavailable: bool,
     /// The share has changed so lately that latency is that of cold starts.
     pub cold: bool,
     pub store: Store,
@@ -99,6 +103,8 @@ pub enum Reason {
     },
     /// Some of its share goes to legacy.
     Ceiling,
+    /// All of its share goes to legacy, or fails.
+    Unavailable,
     /// Instances are being started; what they take for it is not the route's latency.
     ColdStarts,
     /// Who is asked before a raise has not agreed.
@@ -130,6 +136,7 @@ impl Reason {
             Reason::ErrorRate { .. } => "error_rate",
             Reason::P99 { .. } => "p99",
             Reason::Ceiling => "ceiling",
+            Reason::Unavailable => "available",
             Reason::ColdStarts => "cold_starts",
             Reason::Group { .. } => "group",
             Reason::Webhook { .. } | Reason::WebhookAsked => "webhook",
@@ -180,12 +187,14 @@ impl fmt::Display for Reason {
                 percent(margin)
             ),
             Reason::P99 { serverless_seconds, legacy_seconds, factor } => {
-                write!(
-                    f,
-                    "p99 is {serverless_seconds:.3} s, legacy's {legacy_seconds:.3} s; {factor} times that is allowed"
-                )
+                // Beyond the last bound that is told apart.
+                let seconds =
+                    |it: &f64| if it.is_finite() { format!("{it:.3} s") } else { "too long to tell".into() };
+                let (serverless, legacy) = (seconds(serverless_seconds), seconds(legacy_seconds));
+                write!(f, "p99 is {serverless}, legacy's {legacy}; {factor} times that is allowed")
             }
             Reason::Ceiling => f.write_str("the ceiling is reached; the surplus goes to legacy"),
+            Reason::Unavailable => f.write_str("serverless cannot be asked now"),
             Reason::ColdStarts => f.write_str("the share has just changed; instances are being started"),
             Reason::Webhook { said } => write!(f, "a webhook has not agreed: {said}"),
             Reason::WebhookAsked => f.write_str("a webhook is asked"),
@@ -246,9 +255,12 @@ pub fn plan(route: &Route, table: &RouteTable, state: &RouteState, seen: &Seen<'
         reasons.push(Reason::Refused(why));
     }
     // A clock that went back makes the wait longer, never shorter.
-    let held = seen.now_unix_s.saturating_sub(state.since_unix_s);
+    let held = seen.now_unix_s.saturating_sub(state.since_unix_s.max(seen.backend_since_unix_s));
     if held < gates.hold_each.as_secs() {
         reasons.push(Reason::TooEarly { seconds: gates.hold_each.as_secs() - held });
+    }
+    if seen.unavailable {
+        reasons.push(Reason::Unavailable);
     }
     shadows(gates, seen, &mut reasons);
     // The first step is taken on what shadows say: before it, serverless answers nobody.
@@ -329,7 +341,8 @@ fn answers(gates: &Gates, seen: &Seen<'_>, reasons: &mut Vec<Reason>) {
         let (serverless_seconds, legacy_seconds) =
             (serverless.unwrap_or(f64::INFINITY), legacy.unwrap_or(0.0));
         // Without anything of legacy's to compare with there is no knowing; at 100 % there is nothing left to raise.
-        if serverless_seconds > legacy_seconds * factor {
+        let is_too_long = serverless_seconds > legacy_seconds * factor || serverless_seconds.is_infinite();
+        if is_too_long {
             reasons.push(Reason::P99 { serverless_seconds, legacy_seconds, factor });
         }
     }

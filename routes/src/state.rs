@@ -49,6 +49,15 @@ pub struct WayBack {
     pub scope: BackScope,
     pub actor: String,
     pub reason: String,
+    /// When it was asked for; it may be kept much later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at_unix_s: Option<u64>,
+}
+
+impl WayBack {
+    pub fn new(scope: BackScope, actor: &str, reason: &str, at_unix_s: u64) -> WayBack {
+        WayBack { scope, actor: actor.to_owned(), reason: reason.to_owned(), at_unix_s: Some(at_unix_s) }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -124,6 +133,11 @@ pub fn heard(state: &State, last: &Last, told: &Told<'_>, ours: impl FnOnce() ->
     }
 }
 
+/// Where a log that has lost its beginning goes on from what is known here.
+pub fn goes_on(last: &Last, theirs: &[Entry]) -> Option<usize> {
+    theirs.iter().position(|entry| entry.previous == last.hash)
+}
+
 /// Ways back of our log that a log taken over instead does not have, and nobody had lifted. To who has not been of this fleet yet
 /// (`member`), a log without a common beginning is another fleet's, and our past is none of its business.
 pub fn forgotten(ours: &[Entry], theirs: &[Entry], member: bool) -> Vec<WayBack> {
@@ -142,7 +156,7 @@ pub fn forgotten(ours: &[Entry], theirs: &[Entry], member: bool) -> Vec<WayBack>
         };
         lost.retain(|back| back.scope != scope);
         if on {
-            lost.push(WayBack { scope, actor: entry.actor.clone(), reason: entry.reason.clone() });
+            lost.push(WayBack::new(scope, &entry.actor, &entry.reason, entry.at_unix_s));
         }
     }
     lost

@@ -280,7 +280,7 @@ pub struct Route {
     pub owner: Option<Box<str>>,
     /// Position in `RouteTable::groups`.
     pub group: Option<u16>,
-    pub matches: Vec<Matcher>,
+    pub matches: Box<[Matcher]>,
     pub action: Action,
     pub stage: Stage,
     /// Position in `RouteTable::cohorts`.
@@ -307,7 +307,7 @@ pub struct Route {
     /// How long legacy has to be silent before stage `retired`.
     pub quiet_for: Option<Duration>,
     /// Routes that have to be at least as far before this one's share is raised.
-    pub after: Vec<Box<str>>,
+    pub after: Box<[Box<str>]>,
     /// Where it was written: file number and position in its `routes`.
     pub origin: (u32, u32),
 }

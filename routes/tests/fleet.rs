@@ -186,7 +186,7 @@ impl Way<'_> {
         if !self.change(who, Change::Rollback, CONTROLLER) {
             let scope = BackScope::Rollback { route: "r".into() };
             if !self.replicas[who].unsent.iter().any(|back| back.scope == scope) {
-                let back = WayBack { scope, actor: CONTROLLER.into(), reason: "because".into() };
+                let back = WayBack::new(scope, CONTROLLER, "because", 0);
                 self.replicas[who].unsent.push(back);
             }
         }

@@ -245,7 +245,7 @@ fn without_a_word_on_when_to_advance_only_people_do() {
 
 #[test]
 fn a_p99_is_not_judged_while_instances_are_started() {
-    let text = "version: 1\nbackends: {a: {urls: [\"http://a\"]}, b: {urls: [\"http://b\"]}}\nroutes: [{id: r, match: {prefix: /r}, legacy: a, serverless: b, stage: ramp, ramp: {steps: [1%, 100%], advance_when: {p99: \"<= legacy * 1.2\"}}}]\n";
+    let text = "version: 1\nbackends: {a: {urls: [\"http://a\"]}, b: {urls: [\"http://b\"]}}\nroutes: [{id: r, match: {prefix: /r}, legacy: a, serverless: b, stage: ramp, ramp: {steps: [1%, 100%], hold_each: 60s, advance_when: {p99: \"<= legacy * 1.2\"}}}]\n";
     let rules = read(0, text).unwrap();
     let table =
         compile(&[ReadFile::new(Source { name: "r.yaml".into(), text: text.into() }, rules)]).unwrap().0;
@@ -262,6 +262,15 @@ fn a_p99_is_not_judged_while_instances_are_started() {
     let warm = Outcomes { p99_seconds: [Some(0.1), Some(0.11)], ..slow };
     assert_eq!(said(&Seen { since_change: warm, ..seen }), ["advance"]);
     assert_eq!(said(&Seen { since_change: warm, at_ceiling: true, ..seen }), ["ceiling"]);
+    assert_eq!(said(&Seen { since_change: warm, unavailable: true, ..seen }), ["available"]);
+    let sure = "what serves it has changed";
+    assert_eq!(
+        said(&Seen { since_change: warm, backend_since_unix_s: 999_999, ..seen }),
+        ["hold_each"],
+        "{sure}"
+    );
+    let beyond = Outcomes { p99_seconds: [Some(f64::INFINITY); 2], ..slow };
+    assert_eq!(said(&Seen { since_change: beyond, ..seen }), ["p99"], "how much longer is not known");
     assert_eq!(said(&Seen { since_change: warm, store: Store::Follower, ..seen }), ["follower"]);
     assert_eq!(said(&Seen { since_change: warm, store: Store::Away, ..seen }), ["store"]);
     let headroom = Some(Headroom { needs_rps: 11, capacity_rps: 10 });

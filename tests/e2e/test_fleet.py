@@ -281,6 +281,40 @@ def test_a_replica_that_starts_without_the_store_serves_what_it_knew(start, flee
     assert told(again)["store"] == {"kind": "redis", "up": False, "controller": False, "unsent": 0}
 
 
+def test_what_a_replica_could_not_keep_outlives_its_restart(start, fleet):
+    redis = start(Redis)
+    first, second = fleet(redis, count=2)
+    change(first, "promote")
+    redis.stop(signal.SIGKILL)
+    wait_for("the store to be away", lambda: not told(second)["store"]["up"])
+    assert "the fleet's store is away" in change(second, "promote", expect=503)["detail"]
+    begun = int(time.time())
+    assert second.api("/api/v1/kill", "POST", {"scope": "group:g", "reason": "incident"})[1]["kept"] is False
+    assert change(second, "rollback", reason="incident")["kept"] is False and told(second)["store"]["unsent"] == 2
+    # It is ended, and starts again when the store answers: it has no rules yet when it hears of it.
+    second.stop(signal.SIGKILL)
+    wait_for("two seconds more", lambda: time.time() > begun + 2)
+    start(RedisAgain, redis)
+    again = start(Again, second)
+    wait_for("both to be kept", lambda: told(again)["store"] == {"kind": "redis", "up": True, "controller": told(again)["store"]["controller"], "unsent": 0}, seconds=20)
+    assert "reason=kill" in side(again), "the kill outlives it"
+    kept = {entry["action"]: entry for entry in audit(again)}
+    assert {"kill", "rollback"} <= set(kept) and all(abs(kept[it]["at_unix_s"] - begun) <= 1 for it in ("kill", "rollback")), kept
+
+
+def test_a_log_that_has_lost_its_beginning_takes_nobodys_copy_away(start, fleet):
+    redis = start(Redis)
+    replicas = fleet(redis, count=2)
+    for action in ("promote", "rollback", "resume"):
+        change(replicas[0], action)
+    wait_for("all to know", lambda: all(len(audit(it)) == 3 for it in replicas))
+    subprocess.run(["redis-cli", "-p", str(redis.port), "DEL", "{banyan}:audit"], check=True, capture_output=True)
+    change(replicas[1], "promote")
+    wait_for("all to go on", lambda: all(len(audit(it)) == 4 for it in replicas))
+    change(replicas[0], "rollback")
+    wait_for("and on", lambda: all([entry["action"] for entry in audit(it)] == ["promote", "rollback", "resume", "promote", "rollback"] for it in replicas))
+
+
 def test_another_fleets_store_is_not_written_over(start, origin, fleet):
     """A state directory with a past of its own joins a fleet that has one as well: the fleet's holds."""
     one, two = start(Redis), start(Redis)

@@ -335,6 +335,36 @@ def test_systemd_is_told_who_serves(upgradeable):
     assert "STOPPING=1" in told(banyan)
 
 
+def test_a_way_back_does_not_wait_for_a_successor(upgradeable):
+    banyan, binary, *_ = upgradeable
+    text = (banyan.rules / "rules.yaml").read_text()
+    ramp = "routes: [{id: r, match: {prefix: /r}, legacy: l, serverless: s, stage: ramp, ramp: {steps: [5%, 100%]}}]\n"
+    banyan.write_rules(text.replace("{l: {", "{s: {urls: ['http://127.0.0.1:9']}, l: {") + ramp)
+    kills = lambda: banyan.api("/api/v1/revision")[1]["kill"]  # noqa: E731
+    binary.unlink()
+    # It never says a word.
+    binary.write_text("#!/bin/sh\nexec sleep 100\n")
+    binary.chmod(0o755)
+    os.kill(banyan.popen.pid, signal.SIGQUIT)
+    wait_for("it to be started", lambda: "starting a successor" in banyan.text())
+    (banyan.state / "KILL").touch()
+    wait_for("a kill by file", lambda: kills() == ["all"], seconds=3)
+    (banyan.state / "KILL").unlink()
+    wait_for("its end", lambda: kills() == [], seconds=3)
+    assert banyan.api("/api/v1/kill", "POST", {"reason": "test"})[1]["kept"] is False and kills() == ["all"]
+    assert banyan.api("/api/v1/routes/r/hold", "POST", {"reason": "test"}, check=False)[0] == 503
+    assert "is ended" not in banyan.text()
+    # What has to be kept ends it.
+    assert banyan.api("/api/v1/routes/r/rollback", "POST", {"reason": "test"})[1]["kept"] is True
+    assert "the successor that was being started is ended" in banyan.text()
+    assert [entry["action"] for entry in banyan.api("/api/v1/audit")[1]["entries"]][-1] == "rollback"
+    # Nor does an end.
+    os.kill(banyan.popen.pid, signal.SIGQUIT)
+    wait_for("another one", lambda: banyan.text().count("starting a successor") == 2)
+    banyan.popen.send_signal(signal.SIGTERM)
+    assert banyan.popen.wait(20) == 0
+
+
 def test_a_successor_that_does_not_start_leaves_the_old_one_serving(upgradeable):
     banyan, binary, port, h2 = upgradeable
     load = Load(port, h2)

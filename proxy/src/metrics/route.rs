@@ -149,8 +149,10 @@ impl RouteMetrics {
         let histogram = self.handles.get().and_then(|handles| handles.duration[side.index()].get());
         let Some(histogram) = histogram else { return Vec::new() };
         let metric = histogram.metric();
-        let buckets = metric.get_histogram().get_bucket().iter();
-        buckets.map(|it| (it.upper_bound(), it.cumulative_count())).collect()
+        let all = metric.get_histogram();
+        let bounded = all.get_bucket().iter().map(|it| (it.upper_bound(), it.cumulative_count()));
+        // What took longer than the last bound is in none of them.
+        bounded.chain([(f64::INFINITY, all.get_sample_count())]).collect()
     }
 
     /// Takes the series of a route that is gone out of the registry; requests still under way count into the void.

@@ -37,8 +37,12 @@ impl Failures {
             // What legacy answered because serverless could not is a failure of serverless's.
             let failed = metrics.failed[Side::Serverless.index()].load(Ordering::Relaxed)
                 + metrics.fallbacks.load(Ordering::Relaxed);
-            let before = *self.before.entry(serving.table.routes[at].id.clone()).or_insert(failed);
-            guard.failures_spent.store(failed - before.min(failed) >= u64::from(most), Ordering::Relaxed);
+            let before = self.before.entry(serving.table.routes[at].id.clone()).or_insert(failed);
+            if failed < *before {
+                // It was away, and its counts began anew.
+                *before = 0;
+            }
+            guard.failures_spent.store(failed - *before >= u64::from(most), Ordering::Relaxed);
         }
     }
 }

@@ -29,7 +29,7 @@ pub(super) struct Planned {
     before: Option<RouteState>,
     after: Option<RouteState>,
     state: State,
-    entry: Entry,
+    pub(super) entry: Entry,
 }
 
 impl Reloader {
@@ -44,6 +44,10 @@ impl Reloader {
             self.hold_breaker(backend, *hand);
         }
         let kept = match self.way_back(asked) {
+            Some(_) if self.fleet.is_none() && self.state_store.is_given_away() => {
+                // Requests are another process's, and its state as well.
+                return Err(NotChanged::Store("another process has taken over; ask again".into()));
+            }
             Some(back) => self.go_back(asked, back).await?,
             // In force already, whatever comes of the log.
             None if matches!(asked.what, What::Breaker { .. }) => {
@@ -54,6 +58,10 @@ impl Reloader {
             }
             None => self.keep_first(asked).await?,
         };
+        if let What::Route { id, change: Change::Resume } = &asked.what {
+            // A rollback that waits to be kept is lifted with the one that is in force.
+            self.forget(&BackScope::Rollback { route: id.clone() });
+        }
         tracing::warn!(
             actor = asked.actor,
             action = asked.what.action(),
@@ -334,8 +342,8 @@ impl Reloader {
             }
             // Without its file it is in force all the same, and made when there is a place for it.
             tracing::error!(?error, "a kill switch could not be made a file");
-            let (actor, reason) = (asked.actor.clone(), asked.reason.clone());
-            self.force(vec![WayBack { scope: BackScope::Kill { scope: scope.to_string() }, actor, reason }]);
+            let scope = BackScope::Kill { scope: scope.to_string() };
+            self.force(vec![WayBack::new(scope, &asked.actor, &asked.reason, unix())]);
             return Ok(false);
         }
         if !on {
@@ -377,7 +385,11 @@ fn turn(file: &Path, on: bool) -> std::io::Result<()> {
         Err(error) if !on && error.kind() == std::io::ErrorKind::NotFound => {}
         result => result?,
     }
-    file.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all())
+    match file.parent().map_or(Ok(()), |dir| std::fs::File::open(dir)?.sync_all()) {
+        // Nor is there a directory: it is off, and that is kept.
+        Err(error) if !on && error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        result => result,
+    }
 }
 
 pub(super) fn unix() -> u64 {

@@ -6,7 +6,7 @@
 use super::Reloader;
 use crate::live::Live;
 use crate::state::fleet::{Fleet, Held};
-use banyan_routes::state::{Heard, State, Told, forgotten, heard, in_force};
+use banyan_routes::state::{Heard, State, Told, forgotten, goes_on, heard, in_force};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,7 +41,12 @@ impl Reloader {
             Heard::Same => {}
             Heard::Follows => self.take_over(held, false),
             Heard::Another => {
-                let Ok(whole) = fleet.fetch(0).await else { return };
+                let Ok(mut whole) = fleet.fetch(0).await else { return };
+                if let Some(at) = goes_on(self.state_store.last(), &whole.entries) {
+                    tracing::error!("the fleet's log has lost entries; they are kept here");
+                    whole.entries.drain(..at);
+                    return self.take_over(whole, false);
+                }
                 let ours = self.state_store.audit().unwrap_or_default();
                 let lost = forgotten(&ours, &whole.entries, self.is_member);
                 tracing::error!(

@@ -5,6 +5,7 @@
 
 use super::Reloader;
 use super::changes::unix;
+use super::identity;
 use super::silence;
 use super::ways_back::TURN;
 use super::webhooks::Said;
@@ -42,10 +43,15 @@ struct Counted {
     buckets: [Vec<(f64, u64)>; 2],
 }
 
-/// One route's counts since its share last changed.
+/// One route's counts since its share, or what serves it, last changed.
 #[derive(Default)]
 pub struct Watch {
     share_ppm: u32,
+    /// Of the sides that answer, and how they are asked; read again with each new revision of the rules.
+    sides: u64,
+    rules_revision: Box<str>,
+    /// When `sides` changed; 0: not since this process began to look.
+    sides_since_unix_s: u64,
     since: Option<Counted>,
     /// Later than `since`: latency is counted from here.
     warm: Option<Counted>,
@@ -71,23 +77,32 @@ impl Reloader {
         self.discovery.collect();
         self.send_unsent().await;
         let verdicts = self.verdicts(&serving);
-        self.metrics.gate.reset();
         // Ways back first, and all at once; they are kept afterwards.
         let back = verdicts.iter().filter_map(|(at, verdict)| match verdict {
             Verdict::RollBack(reason) => Some((serving.table.routes[*at].id.clone(), reason.clone())),
             Verdict::Advance | Verdict::Hold(_) => None,
         });
-        self.roll_back(back.collect());
+        let mut back: Vec<(Box<str>, Reason)> = back.collect();
+        back.extend(self.with_their_group(&serving, &verdicts));
+        self.roll_back(back);
         self.send_unsent().await;
-        let begun = Instant::now();
-        for (at, verdict) in verdicts {
-            let (route, runtime) = (&serving.table.routes[at], &serving.routes[at]);
+        let with_leave = |(at, verdict): (usize, Verdict)| {
+            let route = &serving.table.routes[at];
             if verdict != Verdict::Advance {
                 // A leave that was given for a raise that does not come is none for a later one.
                 self.webhooks.forget(&route.id);
             }
-            let verdict = self.with_leave(route, verdict);
-            self.tell(route, runtime, &verdict);
+            (at, self.with_leave(route, verdict))
+        };
+        let verdicts: Vec<(usize, Verdict)> = verdicts.into_iter().map(with_leave).collect();
+        // All at once, so that nobody finds some of them only.
+        self.metrics.gate.reset();
+        for (at, verdict) in &verdicts {
+            self.tell(&serving.table.routes[*at], &serving.routes[*at], verdict);
+        }
+        let begun = Instant::now();
+        for (at, verdict) in verdicts {
+            let route = &serving.table.routes[at];
             match &verdict {
                 // The others have their turn in the next second.
                 Verdict::Advance if begun.elapsed() > TURN => {}
@@ -112,6 +127,8 @@ impl Reloader {
             Some(fleet) if !fleet.leads() => Store::Follower,
             Some(_) | None => Store::Ours,
         };
+        // A route that comes back later begins anew, as its counts do.
+        self.watches.retain(|id, _| serving.table.position(id).is_some());
         let (mut places, mut members, mut rates) = (Vec::new(), Vec::new(), HashMap::new());
         for (at, (route, runtime)) in serving.table.routes.iter().zip(&serving.routes).enumerate() {
             if route.stage != Stage::Ramp || route.ramp.as_ref().is_none_or(|ramp| ramp.gates.is_none()) {
@@ -120,16 +137,24 @@ impl Reloader {
             let state = self.served.routes.get(&*route.id).cloned().unwrap_or_default();
             let headroom = self.headroom_with(route, &mut rates);
             let watch = self.watches.entry(route.id.clone()).or_default();
-            let (since_change, lately) = watch.see(route, runtime, state.share_ppm);
+            let mut sides = watch.sides;
+            if *watch.rules_revision != *serving.table.revision.as_str() {
+                watch.rules_revision = serving.table.revision.as_str().into();
+                sides = identity::sides(&serving.table, route);
+            }
+            let (since_change, lately) = watch.see(route, runtime, state.share_ppm, sides);
+            let serverless = route.backend(Side::Serverless).map(|it| &serving.backends[it as usize]);
             let evidence = runtime.evidence_if_any().map(|evidence| evidence.window(None, SystemTime::now()));
             let seen = Seen {
                 now_unix_s: unix(),
+                backend_since_unix_s: watch.sides_since_unix_s,
                 since_change,
                 lately,
                 evidence: evidence.as_ref(),
                 frozen,
                 headroom,
                 at_ceiling: watch.at_ceiling(route, runtime),
+                unavailable: serverless.is_some_and(|backend| !backend.available()),
                 cold: watch.cold,
                 store,
             };
@@ -144,6 +169,27 @@ impl Reloader {
         }
         together(&mut members);
         places.into_iter().zip(members.into_iter().map(|member| member.verdict)).collect()
+    }
+
+    /// Ramps that people move alone go back with their group as well: one user's way leads over all of them.
+    fn with_their_group(&self, serving: &Serving, verdicts: &[(usize, Verdict)]) -> Vec<(Box<str>, Reason)> {
+        let table = &serving.table;
+        let failed: Vec<&Route> = verdicts
+            .iter()
+            .filter(|(_, verdict)| matches!(verdict, Verdict::RollBack(_)))
+            .map(|(at, _)| &table.routes[*at])
+            .filter(|route| route.group.is_some())
+            .collect();
+        if failed.is_empty() {
+            return Vec::new();
+        }
+        let goes_along = |route: &Route| {
+            let is_alone = route.ramp.as_ref().is_some_and(|ramp| ramp.gates.is_none());
+            let first = failed.iter().find(|failed| failed.group == route.group).filter(|_| is_alone)?;
+            let share_ppm = self.served.routes.get(&*route.id)?.share_ppm;
+            (share_ppm > 0).then(|| (route.id.clone(), Reason::Group { route: first.id.to_string() }))
+        };
+        table.routes.iter().filter_map(goes_along).collect()
     }
 
     /// A raise that nobody who is asked before it objects to.
@@ -229,12 +275,24 @@ impl Reloader {
 }
 
 impl Watch {
-    /// Counts since the share changed, and in the window of the rule that ends the ramp.
-    fn see(&mut self, route: &Route, runtime: &RouteRuntime, share_ppm: u32) -> (Outcomes, Outcomes) {
+    /// Counts since the share or a side changed, and in the window of the rule that ends the ramp.
+    fn see(
+        &mut self,
+        route: &Route,
+        runtime: &RouteRuntime,
+        share_ppm: u32,
+        sides: u64,
+    ) -> (Outcomes, Outcomes) {
         let counted = Counted::now(runtime);
-        if self.since.is_none() || self.share_ppm != share_ppm {
+        let is_first = self.since.is_none();
+        if is_first || self.share_ppm != share_ppm || self.sides != sides {
+            let sides_since_unix_s =
+                if is_first || self.sides == sides { self.sides_since_unix_s } else { unix() };
             *self = Watch {
                 share_ppm,
+                sides,
+                sides_since_unix_s,
+                rules_revision: std::mem::take(&mut self.rules_revision),
                 since: Some(counted.clone()),
                 over_ceiling: self.over_ceiling,
                 ..Watch::default()
@@ -309,7 +367,7 @@ fn quantile(now: &[(f64, u64)], then: &[(f64, u64)], q: f64) -> Option<f64> {
     let (low, below) = if at == 0 { (0.0, 0) } else { counts[at - 1] };
     let (high, count) = counts[at];
     let part = (rank - below as f64) / (count - below).max(1) as f64;
-    Some(if high.is_finite() { low + (high - low) * part } else { low })
+    Some(if high.is_finite() { low + (high - low) * part } else { high })
 }
 
 /// For who shows it.
@@ -321,4 +379,21 @@ pub fn told(verdict: &Verdict) -> (String, Vec<(String, String)>) {
         Verdict::RollBack(reason) => vec![one(reason)],
     };
     (verdict.as_str().to_owned(), reasons)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quantile;
+
+    #[test]
+    fn what_took_longer_than_the_last_bound_is_seen() {
+        let buckets =
+            |up_to: [u64; 3]| [0.1, 30.0, f64::INFINITY].into_iter().zip(up_to).collect::<Vec<(f64, u64)>>();
+        assert_eq!(quantile(&buckets([95, 95, 100]), &[], 0.99), Some(f64::INFINITY));
+        assert_eq!(quantile(&buckets([99, 99, 100]), &[], 0.99), Some(0.1));
+        // Of what came since only.
+        assert_eq!(quantile(&buckets([95, 95, 100]), &buckets([0, 0, 5]), 0.99), Some(0.1 * 0.99));
+        assert_eq!(quantile(&buckets([1, 1, 1]), &buckets([1, 1, 1]), 0.99), None);
+        assert_eq!(quantile(&[], &[], 0.99), None);
+    }
 }

@@ -4,7 +4,7 @@
 //! forgotten by a restart.
 
 use super::Reloader;
-use super::changes::CONFLICTS_MAX;
+use super::changes::{CONFLICTS_MAX, unix};
 use crate::change::{ChangeAsked, NotChanged, Scope, What};
 use crate::state::fleet::NotKept;
 use banyan_routes::life::Change;
@@ -27,7 +27,7 @@ impl Reloader {
             }
             What::Route { .. } | What::Kill { .. } | What::Breaker { .. } => return None,
         };
-        Some(WayBack { scope, actor: asked.actor.clone(), reason: asked.reason.clone() })
+        Some(WayBack::new(scope, &asked.actor, &asked.reason, unix()))
     }
 
     /// Whether it is kept as well.
@@ -111,6 +111,7 @@ impl Reloader {
         }
         self.publish_state();
         self.keep_unsent();
+        self.metrics.unsent.set(self.unsent.len() as i64);
     }
 
     pub(super) fn forget(&mut self, scope: &BackScope) {
@@ -139,6 +140,8 @@ impl Reloader {
                 break;
             }
             match self.send(&back, None).await {
+                // It can only be looked at beside rules.
+                Err(Unsent::Refused(NotChanged::NoRules)) => break,
                 Ok(()) | Err(Unsent::Refused(_)) => sent.push(back.scope),
                 Err(Unsent::Away(error)) => {
                     tracing::debug!(error, "still not kept");
@@ -170,7 +173,8 @@ impl Reloader {
         let (actor, reason) = (back.actor.clone(), back.reason.clone());
         let asked = ChangeAsked { what, actor, reason, if_revision, dry_run: false };
         for _ in 0..CONFLICTS_MAX {
-            let planned = self.planned(&asked).map_err(Unsent::Refused)?;
+            let mut planned = self.planned(&asked).map_err(Unsent::Refused)?;
+            planned.entry.at_unix_s = back.at_unix_s.unwrap_or(planned.entry.at_unix_s);
             match self.keep(&asked, &planned).await {
                 Ok(()) => return Ok(()),
                 Err(NotKept::Conflict) => {

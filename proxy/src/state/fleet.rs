@@ -127,6 +127,8 @@ pub struct Fleet {
     /// Of the hashes that the replicas have in common; chosen by the first.
     seed: AtomicU64,
     up: AtomicBool,
+    /// That it is not up was said, with its cause.
+    said_away: AtomicBool,
     /// What it holds is understood.
     readable: AtomicBool,
     /// The store's clock at a beat, in milliseconds, and when that was.
@@ -169,6 +171,7 @@ impl Fleet {
             admin,
             link: ArcSwapOption::empty(),
             up: AtomicBool::new(false),
+            said_away: AtomicBool::new(false),
             readable: AtomicBool::new(true),
             clock: Mutex::new((0, Instant::now())),
             leads_until: AtomicU64::new(0),
@@ -247,7 +250,8 @@ impl Fleet {
     }
 
     fn away(&self, error: &redis::RedisError) -> NotKept {
-        if self.up.swap(false, Ordering::Relaxed) {
+        self.up.store(false, Ordering::Relaxed);
+        if !self.said_away.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, "the fleet's store is away: the last state serves, nothing is raised, kill switches are this replica's own");
         }
         self.leads_until.store(0, Ordering::Relaxed);
@@ -270,7 +274,11 @@ impl Fleet {
         as_leader: bool,
     ) -> Result<(), NotKept> {
         if !self.is_up() {
-            return Err(NotKept::Away("what the store holds cannot be read".into()));
+            let why = match self.readable.load(Ordering::Relaxed) {
+                true => "the fleet's store is away",
+                false => "what the store holds cannot be read",
+            };
+            return Err(NotKept::Away(why.into()));
         }
         let mut link = self.link()?;
         let mut call = self.commit.prepare_invoke();
@@ -419,6 +427,7 @@ impl Fleet {
         self.link.store(Some(Arc::new(connection.clone())));
         let was_up = self.up.swap(true, Ordering::Relaxed);
         if !was_up {
+            self.said_away.store(false, Ordering::Relaxed);
             tracing::info!("the fleet's store answers");
         }
         Ok(!was_up || !self.readable.load(Ordering::Relaxed) || revision != state_revision)

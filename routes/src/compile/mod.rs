@@ -241,7 +241,7 @@ impl Lowering {
             id: DEFAULT_ROUTE.into(),
             owner: None,
             group: None,
-            matches: Vec::new(),
+            matches: Box::default(),
             action: crate::table::Action::Forward,
             stage: crate::table::Stage::Legacy,
             cohort,
@@ -257,7 +257,7 @@ impl Lowering {
             priority: Priority::Normal,
             point_of_no_return: false,
             quiet_for: None,
-            after: Vec::new(),
+            after: Box::default(),
             origin: (*file as u32, u32::MAX),
         });
         true

@@ -105,7 +105,7 @@ impl Lowering {
             id: raw.id.as_str().into(),
             owner: raw.owner.as_deref().map(Into::into),
             group,
-            matches,
+            matches: matches.into(),
             action,
             stage,
             cohort,
