@@ -427,6 +427,8 @@ fn a_streams_head_and_body_are_the_same_however_its_bytes_arrive() {
 
 #[test]
 fn a_stream_without_a_prelude_is_the_payload_of_a_function_that_does_not_stream() {
+    let unnamed = frame(&[(":message-type", "error")], b"broken");
+    assert!(matches!(&pieces(&unnamed, 9)[..], [Piece::Failed { code, .. }] if code == "error"));
     let got = pieces(&[chunk(b"{\"statusCode\":"), chunk(b"204}"), complete(b"{}")].concat(), 9);
     assert_eq!(got, [Piece::Whole(Bytes::from_static(b"{\"statusCode\":204}")), Piece::End { log: None }]);
 }

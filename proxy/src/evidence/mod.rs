@@ -269,8 +269,8 @@ impl Evidence {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner).noise.controls()
     }
 
-    /// All hours in a few figures.
-    pub fn brief(&self, now: SystemTime) -> Brief {
+    /// How many were sampled, dropped, equal and not, of all hours; without which requests they were and how long they took, which is most of a window.
+    pub fn sums(&self, now: SystemTime) -> Window {
         let ledger = self.folded(now);
         let mut all = Window::default();
         for window in ledger.windows.values() {
@@ -281,6 +281,12 @@ impl Evidence {
             all.matched += window.matched;
             all.mismatched += window.mismatched;
         }
+        all
+    }
+
+    /// All hours in a few figures.
+    pub fn brief(&self, now: SystemTime) -> Brief {
+        let all = self.sums(now);
         Brief {
             compared: all.compared(),
             mismatched: all.mismatched,

@@ -123,7 +123,10 @@ fn inferred(payload: &Bytes) -> Result<Answer, Malformed> {
 
 fn head(format: EventFormat, raw: &Raw<'_>) -> Result<Head, Malformed> {
     let status = match &raw.status_code {
-        Some(Value::Number(number)) => number.as_u64(),
+        // Some serializers know no whole numbers.
+        Some(Value::Number(number)) => {
+            number.as_u64().or_else(|| number.as_f64().filter(|it| it.fract() == 0.0).map(|it| it as u64))
+        }
         Some(Value::String(text)) => text.parse().ok(),
         _ => None,
     };

@@ -62,7 +62,10 @@ impl Decoder {
                 let found = message.headers().iter().find(|header| header.name().as_str() == name)?;
                 Some(found.value().as_string().ok()?.as_str().to_owned())
             };
-            if let Some(exception) = header(":exception-type").or_else(|| header(":error-code")) {
+            let named = header(":exception-type").or_else(|| header(":error-code"));
+            // One that says no name is one all the same.
+            let unnamed = || header(":message-type").filter(|kind| matches!(&**kind, "exception" | "error"));
+            if let Some(exception) = named.or_else(unnamed) {
                 let detail = String::from_utf8_lossy(message.payload()).into_owned();
                 out.push(Piece::Failed { code: exception, detail });
                 continue;

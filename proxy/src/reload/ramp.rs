@@ -144,7 +144,7 @@ impl Reloader {
             }
             let (since_change, lately) = watch.see(route, runtime, state.share_ppm, sides);
             let serverless = route.backend(Side::Serverless).map(|it| &serving.backends[it as usize]);
-            let evidence = runtime.evidence_if_any().map(|evidence| evidence.window(None, SystemTime::now()));
+            let evidence = runtime.evidence_if_any().map(|evidence| evidence.sums(SystemTime::now()));
             let seen = Seen {
                 now_unix_s: unix(),
                 backend_since_unix_s: watch.sides_since_unix_s,
