@@ -9,7 +9,15 @@ use http::header::{self, HeaderMap};
 use pingora_http::RequestHeader;
 
 /// By which some frameworks take another method than the request's own.
-pub const METHOD_OVERRIDES: [&str; 3] = ["x-http-method-override", "x-http-method", "x-method-override"];
+pub const METHOD_OVERRIDES: [&str; 6] = [
+    "x-http-method-override",
+    "x-http-method",
+    "x-method-override",
+    // As some servers read the same names.
+    "x_http_method_override",
+    "x_http_method",
+    "x_method_override",
+];
 
 /// The method by which is judged what a request may do: one that names another may do anything.
 pub fn acts_as<'a>(method: &'a Method, headers: &HeaderMap) -> &'a Method {

@@ -23,13 +23,6 @@ pub struct ChangeAsked {
     pub dry_run: bool,
 }
 
-impl ChangeAsked {
-    /// Kept by the store alone; of a kill there is a file.
-    pub fn is_rollback(&self) -> bool {
-        !self.dry_run && matches!(self.what, What::Route { change: Change::Rollback, .. })
-    }
-}
-
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum What {
     Route {

@@ -226,6 +226,16 @@ impl Context {
         sent.backend.settle(&sent.endpoint, probe.is_some(), failed, sent.at.elapsed());
     }
 
+    /// What is left of a request's time: of its total, and until the answer has begun of this try.
+    pub fn left(&self, begun: bool) -> Option<Duration> {
+        let timeouts = self.route()?.policy.timeouts;
+        let total = timeouts.total.map(|total| total.saturating_sub(self.started.elapsed()));
+        let sent = self.sent.as_ref().filter(|_| !begun);
+        let this =
+            sent.zip(timeouts.per_try).map(|(sent, per_try)| per_try.saturating_sub(sent.at.elapsed()));
+        [total, this].into_iter().flatten().min()
+    }
+
     pub fn route(&self) -> Option<&Route> {
         Some(self.live.as_ref()?.serving.table.route(self.found.as_ref()?.route))
     }

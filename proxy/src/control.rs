@@ -181,7 +181,7 @@ impl ControlLoop {
                         let _ = done.send(outcome);
                     }
                     Request::Change(asked, done) => {
-                        if asked.is_rollback() {
+                        if self.reloader.has_to_be_kept(&asked) {
                             self.keep_the_files(&mut successor).await;
                         }
                         let _ = done.send(self.reloader.change(&asked).await);
@@ -195,7 +195,12 @@ impl ControlLoop {
                     (self.on_hup)();
                     self.settle(&mut seen).await;
                 }
-                _ = self.signals.usr1.recv() => self.reloader.kill_by_signal(true).await,
+                _ = self.signals.usr1.recv() => {
+                    if self.fleet.is_some() {
+                        self.keep_the_files(&mut successor).await;
+                    }
+                    self.reloader.kill_by_signal(true).await;
+                }
                 _ = self.signals.usr2.recv() => self.reloader.kill_by_signal(false).await,
                 _ = self.signals.term.recv() => {
                     self.keep_the_files(&mut successor).await;
@@ -290,8 +295,21 @@ impl ControlLoop {
         }
     }
 
-    /// What has to be kept, or done now, does not wait for one that may never be ready: it is ended.
+    /// What has to be kept, or done now, does not wait for one that may never be ready: it is ended. One that has just said that it is serves.
     async fn keep_the_files(&mut self, successor: &mut Option<Successor>) {
+        if successor.is_none() {
+            return;
+        }
+        // What it has said while something else was done here is read.
+        tokio::task::yield_now().await;
+        let outcome = tokio::select! {
+            biased;
+            outcome = end_of(successor) => Some(outcome),
+            () = std::future::ready(()) => None,
+        };
+        if let Some(outcome) = outcome {
+            return self.succeeded(outcome).await;
+        }
         if successor.take().is_some() {
             tracing::warn!("the successor that was being started is ended, for what cannot wait for it");
             self.reloader.take_files_back().await;

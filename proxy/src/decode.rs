@@ -33,7 +33,11 @@ pub fn decoded(headers: &HeaderMap, body: &Bytes) -> Result<Bytes, Undecoded> {
     }
     // The last one was put on last.
     codings.iter().rev().try_fold(body.clone(), |body, coding| match coding.as_str() {
-        "gzip" | "x-gzip" => read(flate2::read::MultiGzDecoder::new(&*body)),
+        "gzip" | "x-gzip" => match read(flate2::read::MultiGzDecoder::new(&*body)) {
+            // Clients take no notice of what stands behind it.
+            Err(Undecoded::Broken) => read(flate2::read::GzDecoder::new(&*body)),
+            read => read,
+        },
         "deflate" => match read(flate2::read::ZlibDecoder::new(&*body)) {
             Err(Undecoded::Broken) => read(flate2::read::DeflateDecoder::new(&*body)),
             read => read,

@@ -126,13 +126,13 @@ impl ProxyHttp for Service {
 
     fn error_while_proxy(
         &self,
-        _: &HttpPeer,
+        peer: &HttpPeer,
         session: &mut Session,
         error: Box<Error>,
         ctx: &mut Context,
         reused: bool,
     ) -> Box<Error> {
-        again::after_sending(&self.0, session, ctx, error, reused)
+        again::after_sending(&self.0, peer, session, ctx, error, reused)
     }
 
     async fn fail_to_proxy(&self, session: &mut Session, error: &Error, ctx: &mut Context) -> FailToProxy {

@@ -349,7 +349,7 @@ def test_what_clients_cannot_read_of_one_side_is_a_difference(tmp_path):
     rows = [{"url": "/a", "legacy": answer(), "serverless": broken}, {"url": "/b", "legacy": broken, "serverless": {**broken, "body": "other"}}, {"url": "/c", "legacy": answer(), "serverless": answer(**{"content-encoding": "odd"})}]
     (tmp_path / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     _, report = run(tmp_path, tmp_path / "in.jsonl")
-    assert kinds(report)[("header.content-encoding", "header")] == 1 and report["inconclusive"] == {"undecodable": 2}, report
+    assert kinds(report)[("body", "bytes")] == 1 and report["inconclusive"] == {"undecodable": 2}, report
 
 
 def test_other_hosts_of_a_page_are_told_and_left_out(tmp_path):

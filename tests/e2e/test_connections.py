@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 
+import pytest
 from conftest import Airline, Banyan, Nginx, curl, header, is_open, lease_port, needs, wait_for
 
 
@@ -220,6 +221,25 @@ routes:
         [it.join() for it in threads]
     assert len(statuses) == 60 and 503 not in statuses and 502 not in statuses, statuses
     assert 1 <= watch.most <= 2, watch.most
+
+
+@pytest.mark.parametrize("way", ["", ", sign: {service: execute-api, region: eu-west-1}"], ids=["as it comes", "by ourselves"])
+def test_a_client_that_does_not_read_has_no_more_than_the_total_time(start, tmp_path, way):
+    """An answer larger than what the kernel takes for it, to a read and to a write, whose answer we write ourselves where it is signed."""
+    port = lease_port()
+    (tmp_path / "large").write_bytes(b"x" * (32 << 20))
+    start(Nginx, f"server {{ listen 127.0.0.1:{port}; error_page 405 =200 $uri; root {tmp_path}; }}", port=port)
+    text = f"""version: 1
+backends: {{s: {{urls: ["http://127.0.0.1:{port}"]{way}}}}}
+routes: [{{id: r, match: {{prefix: /}}, legacy: s, timeouts: {{total: 1s}}}}]
+"""
+    banyan = start(Banyan, text, env={"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"})
+    for number, head in enumerate([b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n", b"POST /large HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\na"], 1):
+        with socket.create_connection(("127.0.0.1", banyan.port)) as client:
+            client.sendall(head)
+            assert client.recv(12, socket.MSG_PEEK) == b"HTTP/1.1 200"
+            line = banyan.log_lines(number)[-1]
+        assert line["cause"] == "client_gone" and 0.9 < line["duration"] < 3, line
 
 
 def test_a_cap_holds_over_all_pools_of_a_backend_that_speaks_http_2(start):

@@ -340,6 +340,7 @@ def test_a_way_back_does_not_wait_for_a_successor(upgradeable):
     text = (banyan.rules / "rules.yaml").read_text()
     ramp = "routes: [{id: r, match: {prefix: /r}, legacy: l, serverless: s, stage: ramp, ramp: {steps: [5%, 100%]}}]\n"
     banyan.write_rules(text.replace("{l: {", "{s: {urls: ['http://127.0.0.1:9']}, l: {") + ramp)
+    wait_for("the rules", lambda: banyan.api("/api/v1/routes/r", check=False)[0] == 200)
     kills = lambda: banyan.api("/api/v1/revision")[1]["kill"]  # noqa: E731
     binary.unlink()
     # It never says a word.

@@ -12,6 +12,8 @@ use banyan_routes::decide::Reason;
 use banyan_routes::ids::Side;
 use banyan_routes::table::Stage;
 use banyan_routes::terms::FailureKind;
+use pingora_core::protocols::ALPN;
+use pingora_core::upstreams::peer::HttpPeer;
 use pingora_error::{Error, ErrorSource, ErrorType};
 use pingora_proxy::Session;
 use std::sync::atomic::Ordering;
@@ -140,11 +142,12 @@ pub fn after_connect(
     error
 }
 
-/// Whether the backend was waited for in vain because it waits itself: for the rest of a body that its client does not send. While bytes of the client's
-/// wait for the backend, it is the writing that times out. A client that asks first (`Expect`) may wait for the backend's word.
-fn is_the_clients(session: &mut Session, error: &Error) -> bool {
+/// Whether the backend was waited for in vain while it may wait itself: for the rest of a body that its client does not send. A client that asks first
+/// (`Expect`), or sends messages (gRPC), may wait for the backend's word.
+fn may_be_the_clients(session: &mut Session, ctx: &Context, error: &Error) -> bool {
     *error.esource() == ErrorSource::Upstream
         && *error.etype() == ErrorType::ReadTimedout
+        && !ctx.messages
         && session.response_written().is_none()
         && !session.req_header().headers.contains_key(http::header::EXPECT)
         && !session.as_downstream_mut().is_body_done()
@@ -153,6 +156,7 @@ fn is_the_clients(session: &mut Session, error: &Error) -> bool {
 /// Something was sent, or at least begun.
 pub fn after_sending(
     shared: &Shared,
+    peer: &HttpPeer,
     session: &mut Session,
     ctx: &mut Context,
     mut error: Box<Error>,
@@ -160,7 +164,13 @@ pub fn after_sending(
 ) -> Box<Error> {
     // Every way out must leave this decided: the framework panics on one that is not.
     error.retry.decide_reuse(reused);
-    if is_the_clients(session, &error) {
+    if may_be_the_clients(session, ctx, &error) {
+        if !matches!(peer.options.alpn, ALPN::H1) {
+            // Over HTTP/2 that time is the whole of the request's: the client may be sending still, or the backend not reading. Nobody is blamed.
+            error.set_retry(false);
+            return error;
+        }
+        // While bytes of the client's wait for the backend, it is the writing that times out.
         error.as_down();
     }
     if *error.etype() == AGAIN {

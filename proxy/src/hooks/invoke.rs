@@ -63,7 +63,7 @@ pub async fn run(
     let trace = ctx.trace.xray(session.req_header().headers.get(XRAY));
     let head = function.request(authority, &payload, Some(trace), &credentials, now);
     let head = head.map_err(|error| Failure::unsent(Error::explain(ErrorType::InternalError, error)))?;
-    let left = super::whole::left(ctx, false);
+    let left = ctx.left(false);
     let answer = super::whole::send(shared, session, left, backend, peer, head, Bytes::from(payload)).await?;
     if !answer.head.status.is_success() {
         let (status, named) = (answer.head.status.as_u16(), text(&answer.head, "x-amzn-errortype"));
@@ -100,7 +100,7 @@ async fn read(
     answer: Answer,
     max: usize,
 ) -> Result<Bytes> {
-    let left = super::whole::left(ctx, false);
+    let left = ctx.left(false);
     super::whole::bounded(session, left, answer.whole(&shared.supplies.client, max)).await
 }
 
@@ -256,7 +256,7 @@ async fn stream(
     let mut pieces = Vec::new();
     let mut progress = Progress::default();
     loop {
-        let left = super::whole::left(ctx, progress.begun);
+        let left = ctx.left(progress.begun);
         let fed = match super::whole::bounded(session, left, answer.chunk()).await {
             Ok(Some(chunk)) => decoder
                 .feed(&chunk, &mut pieces)

@@ -7,7 +7,7 @@ use crate::hooks::response;
 use crate::proxy::Shared;
 use bytes::Bytes;
 use http::{Method, StatusCode, Version, header};
-use pingora_error::Result;
+use pingora_error::{Error, Result};
 use pingora_http::ResponseHeader;
 use pingora_proxy::Session;
 
@@ -34,18 +34,18 @@ pub async fn head(
         head.insert_header(header::TRANSFER_ENCODING, "chunked")?;
     }
     response::run(shared, session, ctx, &mut head)?;
-    session.write_response_header(Box::new(head), bodyless).await?;
+    session.write_response_header(Box::new(head), bodyless).await.map_err(Error::into_down)?;
     if bodyless {
-        session.write_response_body(Some(Bytes::new()), true).await?;
+        end(session).await?;
     }
     Ok(!bodyless)
 }
 
 pub async fn chunk(session: &mut Session, ctx: &mut Context, chunk: Bytes) -> Result<()> {
     response::body(ctx, Some(&chunk))?;
-    session.write_response_body(Some(chunk), false).await
+    session.write_response_body(Some(chunk), false).await.map_err(Error::into_down)
 }
 
 pub async fn end(session: &mut Session) -> Result<()> {
-    session.write_response_body(Some(Bytes::new()), true).await
+    session.write_response_body(Some(Bytes::new()), true).await.map_err(Error::into_down)
 }

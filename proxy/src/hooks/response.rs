@@ -138,6 +138,8 @@ pub fn run(
         return Ok(());
     }
     ctx.status = response.status.as_u16();
+    // A client that does not read keeps what is written for it; another request of its connection has another time.
+    session.as_downstream_mut().set_write_timeout(ctx.left(true));
     hop_by_hop(session, response)?;
     public(ctx, response)?;
     if let Some(edits) = ctx.route().and_then(|route| route.policy.response_headers.as_ref()) {

@@ -187,7 +187,7 @@ async fn forward(
 ) -> Result<(), Failure> {
     let mut head = plain_head(session.req_header(), body.len()).map_err(Failure::unsent)?;
     rewrite::run(&mut head, ctx, body).map_err(Failure::unsent)?;
-    let mut answer = send(shared, session, left(ctx, false), backend, peer, head, body.clone()).await?;
+    let mut answer = send(shared, session, ctx.left(false), backend, peer, head, body.clone()).await?;
     let head = answer.head.clone();
     let after = |error| Failure { error, sent: true };
     let begin = async {
@@ -207,7 +207,7 @@ async fn forward(
         }
     }
     loop {
-        let passed = match bounded(session, left(ctx, true), answer.chunk()).await {
+        let passed = match bounded(session, ctx.left(true), answer.chunk()).await {
             Ok(Some(chunk)) => reply::chunk(session, ctx, chunk).await,
             Ok(None) => break,
             Err(error) => Err(error),
@@ -247,15 +247,6 @@ pub async fn send(
         }
         Err(error) => Err(Failure { error, sent: true }),
     }
-}
-
-/// What is left of a request's time: of its total, and until the answer has begun of this try.
-pub fn left(ctx: &Context, begun: bool) -> Option<Duration> {
-    let timeouts = ctx.route()?.policy.timeouts;
-    let total = timeouts.total.map(|total| total.saturating_sub(ctx.started.elapsed()));
-    let sent = ctx.sent.as_ref().filter(|_| !begun);
-    let this = sent.zip(timeouts.per_try).map(|(sent, per_try)| per_try.saturating_sub(sent.at.elapsed()));
-    [total, this].into_iter().flatten().min()
 }
 
 /// Waits for `work`, for `left` at most, or for the client to go away: nobody would read the answer.

@@ -50,16 +50,18 @@ pub fn judge(legacy: Option<Raw<'_>>, serverless: Option<Raw<'_>>, rules: &Rules
     };
     let (one, other) = match (read(legacy), read(serverless)) {
         (Ok(one), Ok(other)) => (one, other),
-        // Clients can read the one, and not the other.
-        (Ok(_), Err(Undecoded::Broken)) | (Err(Undecoded::Broken), Ok(_)) => {
-            let said = |it: Raw<'_>| {
-                coding(it).as_ref().and_then(|it| it.to_str().ok()).map_or_else(Value::absent, Value::string)
+        // Clients can read the one, and not the other; of a part nobody can.
+        (Ok(_), Err(Undecoded::Broken)) | (Err(Undecoded::Broken), Ok(_)) if legacy.status != 206 => {
+            let said = |it: Raw<'_>| match decoded(it.headers, it.body) {
+                Ok(body) => Value::shaped(&format!("bytes({})", body.len())),
+                Err(_) => Value::shaped("broken coding"),
             };
+            let (legacy, serverless) = (said(legacy), said(serverless));
             return Verdict::Mismatch(vec![Difference {
-                path: "header.content-encoding".into(),
-                kind: Kind::Header,
-                legacy: said(legacy),
-                serverless: said(serverless),
+                path: "body".into(),
+                kind: Kind::Bytes,
+                legacy,
+                serverless,
             }]);
         }
         _ => return Verdict::Inconclusive(Unknown::Undecodable),

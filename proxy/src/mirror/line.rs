@@ -105,7 +105,7 @@ impl Line {
                 backend.places.look(most);
                 backend.places.begin_step();
             }
-            any_moves |= target.is_none_or(|it| !it.places.is_behind());
+            any_moves |= target.is_none_or(|it| !it.places.is_behind() || it.places.room(most) > 0);
         }
         any_moves
     }

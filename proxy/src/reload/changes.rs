@@ -44,8 +44,11 @@ impl Reloader {
             self.hold_breaker(backend, *hand);
         }
         let kept = match self.way_back(asked) {
-            Some(_) if self.fleet.is_none() && self.state_store.is_given_away() => {
-                // Requests are another process's, and its state as well.
+            Some(_)
+                if self.state_store.is_given_away()
+                    && self.fleet.as_ref().is_none_or(|fleet| !fleet.is_up()) =>
+            {
+                // Requests are another process's, and there is nobody through whom it would hear of this.
                 return Err(NotChanged::Store("another process has taken over; ask again".into()));
             }
             Some(back) => self.go_back(asked, back).await?,

@@ -30,6 +30,11 @@ impl Reloader {
         Some(WayBack::new(scope, &asked.actor, &asked.reason, unix()))
     }
 
+    /// Whether it will come into force at once, and has nothing but the files of the state directory to outlive a restart.
+    pub fn has_to_be_kept(&self, asked: &ChangeAsked) -> bool {
+        !asked.dry_run && self.way_back(asked).is_some() && self.planned(asked).is_ok()
+    }
+
     /// Whether it is kept as well.
     pub(super) async fn go_back(&mut self, asked: &ChangeAsked, back: WayBack) -> Result<bool, NotChanged> {
         self.force(vec![back.clone()]);

@@ -146,10 +146,11 @@ impl RunningBackend {
     /// Reads the TLS files; addresses come later, by `set_addresses`. `base` is what relative paths count from.
     pub fn new(definition: &Backend, base: &Path, supplies: &Supplies) -> Result<RunningBackend, Unusable> {
         let tls_file = |text| Unusable { code: "tls_file", field: "tls", text };
+        // Before they are read for use: what changes in between is another print the next time.
+        let tls_files = tls_files::fingerprint(base, &definition.tls);
         let ca =
             definition.tls.ca.as_deref().map(|path| tls_files::authorities(&base.join(path))).transpose();
         let ca = ca.map_err(tls_file)?;
-        let tls_files = tls_files::fingerprint(base, &definition.tls);
         let client = match &definition.tls.client {
             Some((cert, key)) => {
                 Some(tls_files::client(&base.join(&**cert), &base.join(&**key)).map_err(tls_file)?)
@@ -301,8 +302,9 @@ impl RunningBackend {
         {
             return Some(endpoint.clone());
         }
-        // One may have become unhealthy since they were counted.
-        let first = candidates().nth(turn).or_else(|| candidates().next())?;
+        // Some may be out since they were counted.
+        let any = || candidates().next().or_else(|| endpoints.iter().find(|it| is_healthy(it)));
+        let first = candidates().nth(turn).or_else(any)?;
         if Some(first.address) != avoid {
             return Some(first.clone());
         }

@@ -243,6 +243,8 @@ fn without_hash(target: &str) -> String {
                 out.extend([version, "="]);
                 masked(value, &mut out);
             }
+            // All that there is of a query.
+            None if !query.contains('=') => masked(pair, &mut out),
             _ => out.push_str(pair),
         }
     }

@@ -33,10 +33,20 @@ pub fn read(text: &str, budget: &mut Budget) -> Result<Option<Node>, Unknown> {
         .filter_map(|node| Some((node.attribute("id").filter(|id| pointed.contains(id))?, node)))
         .collect();
     let mut root = element(document.root_element(), &targets, 0, budget)?;
-    // Beside the root, as it names the sheet of a document.
+    // Beside the root, as the sheet of a document is named.
+    let root_at = document.root_element().range().start;
+    let beside = |after: bool| {
+        let all = document.root().children();
+        let side = all.filter(move |it| (it.range().start > root_at) == after);
+        side.filter_map(|it| it.pi()).map(instruction).collect::<Vec<Node>>()
+    };
     if let Node::Element(element) = &mut root {
-        let beside = document.root().children().filter_map(|it| it.pi());
-        element.children.splice(0..0, beside.map(instruction));
+        for (name, children) in [("?before", beside(false)), ("?after", beside(true))] {
+            budget.spend(children.len())?;
+            if !children.is_empty() {
+                element.children.push(apart(name, children));
+            }
+        }
     }
     Ok(Some(root))
 }
@@ -44,8 +54,12 @@ pub fn read(text: &str, budget: &mut Budget) -> Result<Option<Node>, Unknown> {
 /// A processing instruction is an element of its own kind.
 fn instruction(it: roxmltree::PI<'_>) -> Node {
     let children = it.value.map(|value| Node::Text(value.into())).into_iter().collect();
-    let name = format!("?{}", it.target).into();
-    Node::Element(Box::new(Element { namespace: "".into(), name, attributes: BTreeMap::new(), children }))
+    apart(&format!("?{}", it.target), children)
+}
+
+fn apart(name: &str, children: Vec<Node>) -> Node {
+    let (namespace, name) = ("".into(), name.into());
+    Node::Element(Box::new(Element { namespace, name, attributes: BTreeMap::new(), children }))
 }
 
 fn element(
@@ -74,7 +88,7 @@ fn element(
             (name.into(), it.value().into())
         })
         .collect();
-    let has_elements = source.children().any(|child| child.is_element());
+    let has_elements = source.children().any(|child| child.is_element() || child.is_pi());
     let mut children: Vec<Node> = Vec::new();
     for child in source.children() {
         if child.is_element() {

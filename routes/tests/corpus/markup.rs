@@ -88,7 +88,7 @@ const DOCUMENTS: [(&str, Document); 4] = [
                 ("a processing instruction", "/Envelope/Body/Quote/?x", "<f:From>", "<?x y?><f:From>"),
                 (
                     "a style sheet",
-                    "/Envelope/?xml-stylesheet",
+                    "/Envelope/?before",
                     "<s:Envelope",
                     "<?xml-stylesheet href='a.xsl'?><s:Envelope",
                 ),

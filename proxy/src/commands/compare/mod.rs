@@ -23,7 +23,7 @@ use flags::{Outputs, Run, Shape, TermFlags, Values};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::IsTerminal;
+use std::io::{ErrorKind, IsTerminal};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -262,13 +262,18 @@ fn only_hosts(input: &mut Input, only: &[String]) {
 
 /// Nothing is changed by asking.
 fn can_be_written(path: &Path) -> Result<(), Stop> {
-    let is_new = !path.exists();
-    std::fs::OpenOptions::new()
-        .append(true)
-        .create(true)
-        .open(path)
-        .and_then(|_| if is_new { std::fs::remove_file(path) } else { Ok(()) })
-        .map_err(|error| Stop::usage(format!("{}: {error}", path.display())))
+    let open = |options: &mut std::fs::OpenOptions| options.open(path).map(drop);
+    let asked = match std::fs::symlink_metadata(path) {
+        Ok(found) if found.is_file() => open(std::fs::OpenOptions::new().append(true)),
+        // Links, pipes and devices are known by being written.
+        Ok(_) => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            open(std::fs::OpenOptions::new().write(true).create_new(true))
+                .and_then(|()| std::fs::remove_file(path))
+        }
+        Err(error) => Err(error),
+    };
+    asked.map_err(|error| Stop::usage(format!("{}: {error}", path.display())))
 }
 
 /// By the seed where one is given, so that two runs say the same; such pseudonyms can be guessed by who knows it.
