@@ -19,7 +19,7 @@ from peers import BANYAN, LOAD_CORE, PROXY_CORE, VENV, Running, lease, wrk
 
 RATE, CLIENTS = 2000, 8
 # Of the work `isolation`: turns for each round, their seconds, and how long the last of slow copies may wait and be under way, each 2 s.
-TURNS_PER_ROUND, TURN_S, OVER_S = 4, 3, 5
+TURNS_PER_ROUND, TURN_S, OVER_S = 6, 3, 5
 SHADOWS = ["none", "fast", "late", "slow", "dead"]
 BODY = json.dumps({"flights": [{"id": f"BA{n:03}", "from": "ICN", "to": "NRT", "price": 100 + n, "seats": n} for n in range(56)]})
 
