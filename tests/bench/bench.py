@@ -9,7 +9,7 @@ request comes from the kernel's run time of the proxy's own threads, which satur
 Works: plain (1 KiB and 64 KiB keep-alive; Banyan with all that is on by default, its access log in a file), post (4 KiB up), tls (a connection for each request, resumed), h2
 (to HTTP/1.1), rate (as much as arrives), observed (metrics, log and trace headers against none of them), counts (instructions, allocations and system calls), lane (a prototype, docs/own-lane.md), routes (10, 10,000 and 100,000),
 reload (10 and 10,000 routes, under load), load (100,000 routes), resting (memory of connections), threads (1 and 2), functions (calls of a Lambda function, beside Envoy's
-aws_lambda filter), mirror (every request copied to a fast, a late, a slow and a dead shadow, beside nginx's and Envoy's mirrors), compare (how many answers one core compares), tunnels
+aws_lambda filter), mirror (every request copied to a fast, a late, a slow and a dead shadow, beside nginx's and Envoy's mirrors), isolation (p99 and CPU with a slow and a dead shadow and without), compare (how many answers one core compares), tunnels
 (TCP with PROXY headers, and resting connections, beside HAProxy).
 """
 
@@ -31,7 +31,7 @@ import urllib.request
 import zipfile
 
 from counts import counts
-from mirror import compare, mirror, mirror_claims
+from mirror import compare, isolation, mirror, mirror_claims
 from peers import BANYAN, LOAD_CORE, PEERS, PROXY_CORE, ROOT, VENV, Running, banyan, bare, interleaved, lane, lease, nginx, ratios, show, upstream, wrk
 from protocols import h2, post, rate, resting, threads, tls
 from tunnels import tunnels
@@ -370,7 +370,7 @@ def claims(report):
 
 WORKS = {
     "plain": plain, "post": post, "tls": tls, "h2": h2, "rate": rate, "observed": observed, "counts": counts, "lane": own_lane, "routes": routes, "reload": reload, "load": load, "resting": resting,
-    "threads": threads, "functions": functions, "mirror": mirror, "compare": compare, "tunnels": tunnels,
+    "threads": threads, "functions": functions, "mirror": mirror, "isolation": isolation, "compare": compare, "tunnels": tunnels,
 }
 
 

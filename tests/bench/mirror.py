@@ -56,6 +56,12 @@ async def slow_server(port, seconds):
     await server.serve_forever()
 
 
+def shadow_server(name, port, seconds, folder):
+    """It shares its core with the load, and shall not be what is felt."""
+    args = ["nice", "-n", "19", sys.executable, pathlib.Path(__file__).resolve(), port, seconds]
+    return Running(name, args, port, LOAD_CORE, folder)
+
+
 def nginx(folder, shadow, legacy, port_of_shadow, alone=False):
     port = lease()
     mirrored = "" if shadow == "none" else "mirror /m;"
@@ -144,41 +150,10 @@ def at_rate(running, secs, folder, path="/x", leave_out_s=0, over_s=1):
     return {"cpu_us": (running.cpu_ns() - before) / 1000 / number, "p50_us": times[len(times) // 2], "p99_us": times[len(times) * 99 // 100]}
 
 
-def isolation(args, folder, report, backends):
-    """p99 and CPU with a slow and a dead shadow beside those without one, of one process that has a route for each, so that nothing differs but the shadow. Of p99 the first
-    second of a turn is left out: a slow shadow is behind after it, and its copies begin and end in those that are looked at. A machine that stumbles now and then takes
-    some turns from all of them, and the median of many pairs stands. Its interval is by order statistics, 95 %."""
-    running = banyan(folder, "each", *backends)
-    orders = list(itertools.permutations(["none", "slow", "dead"]))
-    turns = {shadow: [] for shadow in orders[0]}
-    try:
-        at_rate(running, 1, folder, "/none")
-        for turn in range(args.rounds * TURNS_PER_ROUND):
-            # Each follows each as often.
-            for shadow in orders[turn % len(orders)]:
-                turns[shadow].append(at_rate(running, TURN_S, folder, f"/{shadow}", 1, OVER_S))
-        told = {shadow: counts(running, shadow) for shadow in ("slow", "dead")}
-    finally:
-        running.stop()
-    row = {}
-    for name, figure in (("p99", "p99_us"), ("cpu", "cpu_us")):
-        row |= {f"{figure} {shadow}": round(statistics.median(turn[figure] for turn in each), 1) for shadow, each in turns.items()}
-        for shadow in ("slow", "dead"):
-            of = sorted(a[figure] / b[figure] for a, b in zip(turns[shadow], turns["none"]))
-            reach = 0.98 * math.sqrt(len(of))
-            low, high = of[max(0, math.floor(len(of) / 2 - reach))], of[min(len(of) - 1, math.ceil(len(of) / 2 + reach))]
-            row |= {f"{name} {shadow} to none": round(statistics.median(of), 3), f"{name} {shadow} to none, 95 %": [round(low, 3), round(high, 3)]}
-    row |= {"pairs of turns": len(turns["none"]), "counts": told}
-    print(f"\nisolation at {RATE} requests a second: {row}", flush=True)
-    report["isolation"] = row
-
-
 def mirror(folder, args, report):
     origin, legacy, fast = origins(folder)
     late, slow, dead = lease(), lease(), lease()
-    # They share their core with the load, and shall not be what is felt.
-    servers = [Running(name, ["nice", "-n", "19", sys.executable, pathlib.Path(__file__).resolve(), port, seconds], port, LOAD_CORE, folder)
-               for name, port, seconds in (("late", late, 0.05), ("slow", slow, 2))]
+    servers = [shadow_server("late", late, 0.05, folder), shadow_server("slow", slow, 2, folder)]
     ports = {"none": fast, "fast": fast, "late": late, "slow": slow, "dead": dead}
     running = {f"{name} {shadow}": make(folder, shadow, legacy, ports[shadow]) for shadow in SHADOWS for name, make in (("nginx", nginx), ("envoy", envoy), ("banyan", banyan))}
     running["nginx by-manual"] = nginx_manual(folder, "fast", legacy, fast)
@@ -218,9 +193,44 @@ def mirror(folder, args, report):
                 table[f"banyan {shadow}"]["counts"] = counts(running[f"banyan {shadow}"])
                 print(f"banyan {shadow}: {table[f'banyan {shadow}']['counts']}")
             report[title] = table
-        isolation(args, folder, report, (legacy, slow, dead))
     finally:
         [it.stop() for it in (*running.values(), origin, *servers)]
+
+
+def isolation(folder, args, report):
+    """p99 and CPU with a slow and a dead shadow beside those without one, of one process that has a route for each, so that nothing differs but the shadow. Of p99 the first
+    second of a turn is left out: a slow shadow is behind after it, and its copies begin and end in those that are looked at. A machine that stumbles now and then takes
+    some turns from all of them, and the median of many pairs stands. Its interval is by order statistics, 95 %. All turns are in the report, and the ratio of their lower
+    quartiles as well: what comes from elsewhere only makes turns slower."""
+    origin, legacy, _ = origins(folder)
+    slow, dead = lease(), lease()
+    server = shadow_server("slow", slow, 2, folder)
+    running = banyan(folder, "each", legacy, slow, dead)
+    orders = list(itertools.permutations(["none", "slow", "dead"]))
+    turns = {shadow: [] for shadow in orders[0]}
+    try:
+        at_rate(running, 1, folder, "/none")
+        for turn in range(args.rounds * TURNS_PER_ROUND):
+            # Each follows each as often.
+            for shadow in orders[turn % len(orders)]:
+                turns[shadow].append(at_rate(running, TURN_S, folder, f"/{shadow}", 1, OVER_S))
+        told = {shadow: counts(running, shadow) for shadow in ("slow", "dead")}
+    finally:
+        [it.stop() for it in (running, server, origin)]
+    row = {}
+    for name, figure in (("p99", "p99_us"), ("cpu", "cpu_us")):
+        of_all = {shadow: [turn[figure] for turn in each] for shadow, each in turns.items()}
+        row |= {f"{figure} {shadow}": round(statistics.median(each), 1) for shadow, each in of_all.items()}
+        quiet = {shadow: statistics.quantiles(each, n=4)[0] for shadow, each in of_all.items()}
+        for shadow in ("slow", "dead"):
+            of = sorted(a / b for a, b in zip(of_all[shadow], of_all["none"]))
+            reach = 0.98 * math.sqrt(len(of))
+            low, high = of[max(0, math.floor(len(of) / 2 - reach))], of[min(len(of) - 1, math.ceil(len(of) / 2 + reach))]
+            row |= {f"{name} {shadow} to none": round(statistics.median(of), 3), f"{name} {shadow} to none, 95 %": [round(low, 3), round(high, 3)],
+                    f"{name} {shadow} to none, lower quartiles": round(quiet[shadow] / quiet["none"], 3)}
+    row |= {"pairs of turns": len(turns["none"]), "counts": told}
+    print(f"\nisolation at {RATE} requests a second: {row}", flush=True)
+    report["isolation"] = row | {"turns": {shadow: [[turn["p99_us"], round(turn["cpu_us"], 1)] for turn in each] for shadow, each in turns.items()}}
 
 
 def compare(folder, args, report):
