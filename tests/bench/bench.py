@@ -4,7 +4,7 @@ Each proxy has one worker pinned to core 0; the load generator (wrk) and the ups
 machine disturbs all of them alike; what is printed is the median over rounds of each round's ratio to nginx in that round, with its spread. CPU per
 request comes from the kernel's run time of the proxy's own threads, which saturation and scheduling do not change much.
 
-    make bench                                   everything, about half an hour
+    make bench                                   everything; with --secs 2 --reloads 8 it took 41 minutes on two cores, and the builds before it 23
     make bench BENCH_ARGS="--rounds 3 --secs 2 --works plain"
 Works: plain (1 KiB and 64 KiB keep-alive; Banyan with all that is on by default, its access log in a file), post (4 KiB up), tls (a connection for each request, resumed), h2
 (to HTTP/1.1), rate (as much as arrives), observed (metrics, log and trace headers against none of them), counts (instructions, allocations and system calls), lane (a prototype, docs/own-lane.md), routes (10, 10,000 and 100,000),
